@@ -1,0 +1,110 @@
+import unicodedata
+
+import pytest
+
+from corsa.matching import contains, exact, normalise, squad, strip_answer
+
+
+@pytest.mark.parametrize(
+    ("reply", "target"),
+    [
+        ("Paris", "Paris"),
+        ("paris", "PARIS"),
+        ("Paris.", "Paris"),
+        ('"Paris"', "Paris"),
+        ('"Paris."', "Paris"),
+        ('"Paris".', "Paris"),
+        ("“Paris”", "Paris"),
+        ("«Paris»", "Paris"),
+        ("`len(x)`", "len(x)"),
+        ("  New\n York ", "New York"),
+        ("Straße", "STRASSE"),
+        ("Ｐａｒｉｓ", "Paris"),
+        ("ﬁrst", "first"),
+        (unicodedata.normalize("NFD", "Orléans"), "Orléans"),
+        ("U.S.", "U.S"),
+    ],
+)
+def test_exact_ignores_only_form(reply, target):
+    assert exact(reply, target)
+    assert exact(target, reply)
+
+
+@pytest.mark.parametrize(
+    ("reply", "target"),
+    [
+        ("C++", "C#"),
+        ("C++", "C"),
+        ("Paris, France", "Paris"),
+        ("It is Paris", "Paris"),
+        ("Paris!", "Paris"),
+        ("Paris..", "Paris"),
+        ("the Paris", "Paris"),
+        ('"Paris', "Paris"),
+        ("''Paris''", "Paris"),
+        ("Orléans", "Orleans"),
+        ("", "Paris"),
+    ],
+)
+def test_exact_sees_every_other_difference(reply, target):
+    assert not exact(reply, target)
+
+
+@pytest.mark.parametrize(
+    ("reply", "target"),
+    [
+        ("The capital is Paris.", "Paris"),
+        ("(paris)", "Paris"),
+        ("written in C++, mostly", "C++"),
+        ("snake_case_paris", "paris"),
+        ("in 1984.", "1984"),
+        ("New\nYork City", "New York"),
+        ("She said “Paris”", '"Paris."'),
+        ("a.b matches", "a.b"),
+    ],
+)
+def test_contains_finds_the_target_anywhere(reply, target):
+    assert contains(reply, target)
+
+
+@pytest.mark.parametrize(
+    ("reply", "target"),
+    [
+        ("Parisian", "Paris"),
+        ("in 19845", "1984"),
+        ("in 21984", "1984"),
+        ("xParis", "Paris"),
+        ("éParis", "Paris"),
+        ("written in C#", "C++"),
+        ("axb", "a.b"),
+        ("", "Paris"),
+    ],
+)
+def test_contains_is_not_fooled_by_longer_runs_or_patterns(reply, target):
+    assert not contains(reply, target)
+
+
+@pytest.mark.parametrize("target", ["", " ", ".", '""', "“.”"])
+def test_contains_refuses_an_empty_target(target):
+    with pytest.raises(ValueError, match="empty target"):
+        contains("anything", target)
+
+
+def test_squad_makes_languages_equal_that_exact_keeps_apart():
+    assert squad("C++", "C#")
+    assert squad("The Eiffel Tower!", "eiffel tower")
+    assert not squad("Paris", "London")
+    assert not exact("C++", "C#")
+
+
+@pytest.mark.parametrize("text", ["İstanbul", "ǰ", "ﬀ", "Ⅳ", "…", "ß", "한글"])
+def test_normalise_is_idempotent_and_form_blind(text):
+    assert normalise(normalise(text)) == normalise(text)
+    assert normalise(unicodedata.normalize("NFD", text)) == normalise(text)
+
+
+def test_strip_answer_removes_one_full_stop_and_one_pair_of_quotes():
+    assert strip_answer(" 'Paris.' ") == "paris"
+    assert strip_answer('"a" and "b"!') == '"a" and "b"!'
+    assert strip_answer('"') == '"'
+    assert strip_answer("…") == ".."
