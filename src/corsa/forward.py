@@ -1,0 +1,249 @@
+"""Logits at answer tokens for a list of exchanges, in one pass: packed where that is exact.
+
+Packing is exact only where every layer is softmax attention whose positions come from
+`position_ids`. Some models ignore one or the other without a word, so what the config promises is
+checked by numbers when a model is loaded; where they disagree, the batch is padded instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from corsa.chat import Exchange
+from corsa.packing import PrefixTree, build_tree, chunks
+
+logger = logging.getLogger(__name__)
+
+# Layer types of transformers configs whose mask we can write for a tree.
+_MASKABLE = {"full_attention", "sliding_attention"}
+# A window longer than this is not probed at load; trees deeper than what was probed are padded.
+_LONGEST_PROBE = 512
+
+Windows = Mapping[str, int | None]
+
+
+class AnswerLogps(NamedTuple):
+    """What a model says of one given answer.
+
+    Attributes:
+        tokens: log-probability of each answer token, shape (T,), nats.
+        greedy: whether each answer token is the arg-max under teacher forcing, shape (T,), bool.
+    """
+
+    tokens: Tensor
+    greedy: Tensor
+
+    @property
+    def right(self) -> bool:
+        """Every token is the arg-max, end-of-turn included: what greedy decoding would write."""
+        return bool(self.greedy.all())
+
+
+class PackingRule(NamedTuple):
+    """How a model's batches are built.
+
+    Attributes:
+        windows: attention window by layer type (key "" where the model takes one mask); `None`: pad.
+        max_depth: longest sequence for which packing was shown to be exact; `None`: any.
+        reason: why, for the log and the protocol.
+    """
+
+    windows: Windows | None
+    max_depth: int | None
+    reason: str
+
+
+class Forward:
+    """Runs a causal language model on exchanges.
+
+    Args:
+        model: a transformers causal language model, with or without an adapter.
+        pad_id: any token id, for padding.
+        packing: "auto", or "padded" to never pack.
+        max_tokens: nodes in one tree when nothing is trained.
+    """
+
+    def __init__(
+        self, model: Any, pad_id: int, packing: str = "auto", max_tokens: int = 2048
+    ) -> None:
+        self.model = model
+        self.pad_id = pad_id
+        self.max_tokens = max_tokens
+        self._arguments = set(inspect.signature(model.forward).parameters)
+        padded = PackingRule(None, None, "padded batches were asked for")
+        self.rule = padded if packing == "padded" else find_packing(self)
+        logger.info("batches are %s: %s", "packed" if self.rule.windows else "padded", self.rule[2])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    def logits(self, exchanges: Sequence[Exchange]) -> list[Tensor]:
+        """Logits that predict the answer tokens, in one pass with gradients.
+
+        Args:
+            exchanges: B exchanges.
+
+        Returns:
+            For each exchange a tensor of shape (T, V), in the model's dtype.
+        """
+        windows, max_depth, _ = self.rule
+        longest = max(len(prompt) + len(answer) - 1 for prompt, answer in exchanges)
+        if windows is None or (max_depth is not None and longest > max_depth):
+            return self._padded_logits(exchanges)
+        return self._packed_logits(build_tree(exchanges, self.device), windows)
+
+    def answer_logps(self, exchanges: Sequence[Exchange]) -> list[AnswerLogps]:
+        """Log-probabilities of the given answers, in one pass with gradients.
+
+        Args:
+            exchanges: B exchanges.
+
+        Returns:
+            One `AnswerLogps` per exchange, computed in float32 or wider.
+        """
+        logits = self.logits(exchanges)
+        sizes = [len(part) for part in logits]
+        wide = torch.cat(logits)
+        wide = wide.float() if wide.dtype in (torch.float16, torch.bfloat16) else wide
+        targets = torch.tensor([t for _, answer in exchanges for t in answer], device=wide.device)
+        logps = torch.log_softmax(wide, -1).gather(1, targets[:, None]).squeeze(1)
+        greedy = wide.argmax(-1) == targets
+        return [
+            AnswerLogps(*parts)
+            for parts in zip(torch.split(logps, sizes), torch.split(greedy, sizes), strict=True)
+        ]
+
+    @torch.no_grad()
+    def score(self, exchanges: Sequence[Exchange]) -> list[AnswerLogps]:
+        """`answer_logps` without gradients, in as many passes as memory asks for.
+
+        Args:
+            exchanges: any number of exchanges.
+
+        Returns:
+            One `AnswerLogps` per exchange, on the CPU.
+        """
+        scores: list[AnswerLogps] = []
+        for group in chunks(exchanges, self.max_tokens):
+            part = self.answer_logps([exchanges[i] for i in group])
+            scores += [AnswerLogps(logps.cpu(), greedy.cpu()) for logps, greedy in part]
+        return scores
+
+    def _packed_logits(self, tree: PrefixTree, windows: Windows) -> list[Tensor]:
+        dtype = self.model.get_input_embeddings().weight.dtype
+        masks = {kind: tree.mask(window, dtype) for kind, window in windows.items()}
+        rows, where = torch.unique(torch.cat(tree.rows), return_inverse=True)
+        logits = self._call(
+            rows,
+            input_ids=tree.tokens[None],
+            position_ids=tree.positions[None],
+            attention_mask=masks.get("", masks),
+        )
+        return list(torch.split(logits[0][where], [len(part) for part in tree.rows]))
+
+    def _padded_logits(self, exchanges: Sequence[Exchange]) -> list[Tensor]:
+        sequences = [[*prompt, *answer[:-1]] for prompt, answer in exchanges]
+        width = max(map(len, sequences))
+        tokens = torch.tensor([seq + [self.pad_id] * (width - len(seq)) for seq in sequences])
+        lengths = torch.tensor([len(seq) for seq in sequences])
+        mask = (torch.arange(width)[None] < lengths[:, None]).long()
+        first = min(len(prompt) for prompt, _ in exchanges) - 1
+        logits = self._call(
+            torch.arange(first, width, device=self.device),
+            input_ids=tokens.to(self.device),
+            attention_mask=mask.to(self.device),
+        )
+        return [
+            row[len(prompt) - 1 - first : len(prompt) - 1 - first + len(answer)]
+            for row, (prompt, answer) in zip(logits, exchanges, strict=True)
+        ]
+
+    def _call(self, rows: Tensor, **inputs: Any) -> Tensor:
+        """Logits of the given positions; the head runs on those alone where the model allows it."""
+        if "logits_to_keep" in self._arguments:
+            kept: Tensor = self.model(**inputs, use_cache=False, logits_to_keep=rows).logits
+            return kept
+        full: Tensor = self.model(**inputs, use_cache=False).logits
+        return full[:, rows]
+
+
+def find_packing(forward: Forward) -> PackingRule:
+    """Decide by the config, then by numbers, whether a model's batches may be packed.
+
+    Args:
+        forward: the model; its own rule is not used.
+
+    Returns:
+        The rule. Without exact packing its `windows` are `None`.
+    """
+    config = forward.model.config.get_text_config()
+    if "position_ids" not in forward._arguments:
+        return PackingRule(None, None, "the model takes no position_ids")
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return PackingRule(
+            None, None, f"{config._attn_implementation} attention takes no tree mask"
+        )
+    types = set(getattr(config, "layer_types", None) or ())
+    if types - _MASKABLE:
+        return PackingRule(None, None, f"it has layers of type {', '.join(sorted(types))}")
+    window = getattr(config, "sliding_window", None)
+    reasons = []
+    for windows in _candidates(types, window):
+        length = min([w for w in windows.values() if w] or [16])
+        tested = min(length, _LONGEST_PROBE) + 8
+        difference, floor = _probe(forward, windows, tested)
+        if difference <= 4 * floor + 1e-3:
+            depth = None if length <= _LONGEST_PROBE else tested
+            return PackingRule(windows, depth, f"probe differs by {difference:.1e} nats")
+        reasons.append(f"probe differs by {difference:.1e} nats")
+    return PackingRule(None, None, "; ".join(reasons))
+
+
+def _candidates(types: set[str], window: int | None) -> list[Windows]:
+    """Masks worth trying, the likeliest first."""
+    if "sliding_attention" in types:
+        windows: Windows = {"full_attention": None, "sliding_attention": window}
+        single = [{"": window}] if types == {"sliding_attention"} else []
+        return [windows, *single]
+    # Without layer types a window acts on every layer (Mistral).
+    return [{"": None if types else window}]
+
+
+@torch.no_grad()
+def _probe(forward: Forward, windows: Windows, length: int) -> tuple[float, float]:
+    """Two branches longer than `length` against separate sequences.
+
+    Returns:
+        The largest difference of log-probabilities, and the floor: what padding alone makes of it,
+        or the rounding of the model's dtype. Infinity where the model refuses the mask.
+    """
+    vocabulary = forward.model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+
+    def random_tokens(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(vocabulary, (count,), generator=generator).tolist())
+
+    prompt = random_tokens(5)
+    exchanges = [Exchange(prompt, random_tokens(length)) for _ in range(2)]
+    shorter = Exchange(prompt, random_tokens(length // 2))
+    alone = torch.cat([forward._padded_logits([e])[0] for e in exchanges]).float().log_softmax(-1)
+    padded = torch.cat(forward._padded_logits([*exchanges, shorter])[:2]).float().log_softmax(-1)
+    # Padding may cost no rounding at all (it does not on a CPU) where another mask does.
+    rounding = torch.finfo(forward.model.get_input_embeddings().weight.dtype).eps
+    floor = max(float((padded - alone).abs().max()), rounding * float(alone.abs().max()))
+    try:
+        tree = build_tree(exchanges, forward.device)
+        packed = torch.cat(forward._packed_logits(tree, windows)).float().log_softmax(-1)
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        logger.info("the model refuses a tree mask: %s", error)
+        return float("inf"), floor
+    return float((packed - alone).abs().max()), floor

@@ -1,0 +1,257 @@
+"""One step against the slow oracle, for every combination of switches."""
+
+import itertools
+
+import pytest
+import torch
+
+import reference_step
+from builders import as_pairs, base_model, examples, random_adapter, settings, with_reference
+from corsa import step as step_module
+from corsa.config import Config, make_config
+from corsa.errors import ConfigError
+from corsa.projection import PROJECTIONS
+from corsa.step import corsa_step, loss_gradients, score_examples
+
+# Every switch setting that trains something and does not contradict itself.
+SWITCHES = [
+    {"sft": sft, "dpo": dpo, "projection": projection, "sam": sam}
+    for sft, dpo, projection, sam in itertools.product(
+        (True, False), (True, False), PROJECTIONS, (True, False)
+    )
+    if (sft and dpo) or ((sft or dpo) and projection == "none")
+]
+BOTH = {"sft": True, "dpo": True}
+BETA, RHO, WEIGHT = 0.3, 0.7, 0.6
+
+
+def name_of(switches):
+    losses = "+".join(loss for loss in ("sft", "dpo") if switches[loss])
+    return f"{losses}-{switches['projection']}{'-sam' if switches['sam'] else ''}"
+
+
+def configured(**changes):
+    return settings(**{"beta": BETA, "rho": RHO, "sft_weight": WEIGHT, **changes})
+
+
+class Subject:
+    """A tiny model with an adapter that acts, its batch, and what a step and the oracle make of it."""
+
+    def __init__(self, kind="gpt2", packing="auto", dtype=torch.float64):
+        self.base = base_model(kind, dtype=dtype, packing=packing)
+        self.adapter = random_adapter(self.base)
+        self.batch = with_reference(self.base, examples())
+
+    def step(self, batch=None, **changes):
+        with self.base.using(self.adapter.name):
+            return corsa_step(
+                self.base.forward, self.adapter.params, batch or self.batch, configured(**changes)
+            )
+
+    def oracle(self, batch=None, **changes):
+        config, batch = configured(**changes), batch or self.batch
+        with self.base.using(self.adapter.name):
+            return reference_step.corsa_gradient(
+                self.base.hf, self.adapter.params, as_pairs(batch),
+                sft=config.sft, dpo=config.dpo, projection=config.projection,
+                rho=config.rho if config.sam else None, beta=config.beta,
+                sft_weight=config.sft_weight, reference=[e.reference for e in batch],
+            )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def subject():
+    """GPT-2, the tiny model that computes in float64 throughout."""
+    return Subject()
+
+
+def difference(one, other):
+    """‖one − other‖ / ‖other‖ over all parameters."""
+    assert one.keys() == other.keys()
+    off = sum(float((one[n] - other[n]).square().sum()) for n in one) ** 0.5
+    return off / sum(float(g.square().sum()) for g in other.values()) ** 0.5
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_the_step_is_the_oracles(subject, switches, size):
+    batch = subject.batch[:size]
+    found = subject.step(batch, **switches).gradient
+    assert difference(found, subject.oracle(batch, **switches)) < 1e-8
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "moe", "mistral", "bloom"])
+@pytest.mark.parametrize("projection", ["none", "pcgrad"])
+def test_the_step_is_the_oracles_for_other_models(kind, projection):
+    other = Subject(kind)
+    changes = {"projection": projection, "rho": 0.05}
+    # Their norms pass through float32, so that two ways to one number differ by its rounding.
+    assert difference(other.step(**changes).gradient, other.oracle(**changes)) < 2e-6
+
+
+def test_all_switches_make_different_steps(subject):
+    """Else a switch that does nothing would pass the test above with an oracle as blind."""
+    steps = [subject.step(**switches).gradient for switches in SWITCHES]
+    for one, other in itertools.combinations(steps, 2):
+        assert difference(one, other) > 1e-3
+
+
+def test_the_two_losses_oppose_each_other_here(subject):
+    with subject.base.using(subject.adapter.name):
+        found = loss_gradients(
+            subject.base.forward, subject.adapter.params, subject.batch, configured()
+        ).gradients
+    assert sum(float((found["sft"][n] * found["dpo"][n]).sum()) for n in found["sft"]) < 0
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_a_step_computes_the_losses_its_switches_name(subject, switches):
+    result = subject.step(**switches)
+    assert list(result.losses) == [loss for loss in ("sft", "dpo") if switches[loss]]
+    pairs = as_pairs(subject.batch)
+    with subject.base.using(subject.adapter.name), torch.no_grad():
+        wanted = {
+            "sft": WEIGHT * reference_step.sft_loss(subject.base.hf, pairs),
+            "dpo": reference_step.dpo_loss(
+                subject.base.hf, pairs, [e.reference for e in subject.batch], BETA
+            ),
+        }
+    for name, value in result.losses.items():
+        assert value == pytest.approx(wanted[name].item(), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("method", "switches"),
+    [
+        ("corsa", {"sft": True, "dpo": True, "projection": "pcgrad", "sam": True}),
+        ("lora", {"sft": True, "dpo": False, "projection": "none", "sam": False}),
+        ("sam", {"sft": True, "dpo": False, "projection": "none", "sam": True}),
+        ("sft+dpo", {"sft": True, "dpo": True, "projection": "none", "sam": False}),
+    ],
+)
+def test_a_methods_name_is_a_setting_of_the_switches(method, switches):
+    config = make_config({"method": method})
+    assert {name: getattr(config, name) for name in switches} == switches
+
+
+@pytest.mark.parametrize("projection", ["pcgrad", "one-sided"])
+@pytest.mark.parametrize("off", ["sft", "dpo"])
+def test_projection_with_one_loss_is_an_error_that_says_so(off, projection):
+    with pytest.raises(ConfigError, match="needs two losses"):
+        Config(**{off: False, "projection": projection})
+
+
+@pytest.mark.parametrize("sam", [True, False])
+def test_no_loss_at_all_is_an_error_that_says_so(sam):
+    with pytest.raises(ConfigError, match="nothing to train"):
+        Config(sft=False, dpo=False, projection="none", sam=sam)
+
+
+@pytest.mark.parametrize("switches", [s for s in SWITCHES if s["sam"]], ids=name_of)
+def test_rho_zero_is_the_plain_step(subject, switches):
+    flat = subject.step(**{**switches, "rho": 0.0})
+    plain = subject.step(**{**switches, "sam": False})
+    assert all(torch.equal(flat.gradient[n], plain.gradient[n]) for n in plain.gradient)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 100])
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_accumulation_is_invisible(subject, switches, micro_batch):
+    """8 = 4 + 4 = 3 + 3 + 2, with answers of one to sixteen tokens and examples without a pair."""
+    whole = subject.step(**switches)
+    parts = subject.step(**switches, micro_batch=micro_batch)
+    assert difference(parts.gradient, whole.gradient) < 1e-10
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-10)
+    assert [s.right for s in parts.scores] == [s.right for s in whole.scores]
+    assert [s.logp for s in parts.scores] == pytest.approx([s.logp for s in whole.scores])
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_packed_steps_are_padded_steps(subject, switches):
+    padded = Subject(packing="padded")
+    assert padded.base.forward.rule.windows is None
+    assert subject.base.forward.rule.windows is not None
+    changes = {**switches, "micro_batch": 3}
+    one, other = subject.step(**changes), padded.step(**changes)
+    assert difference(one.gradient, other.gradient) < 1e-10
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_the_order_of_a_batch_does_not_matter(subject, switches):
+    there = subject.step(**switches)
+    back = subject.step(subject.batch[::-1], **switches)
+    assert difference(back.gradient, there.gradient) < 1e-10
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_a_batch_without_old_answers(subject, switches):
+    batch = [example for example in subject.batch if example.rejected is None]
+    found = subject.step(batch, **switches)
+    if switches["dpo"]:
+        assert found.losses["dpo"] == 0.0
+    if switches["sft"]:
+        share = 0.5 if switches["projection"] == "one-sided" else 1.0  # a mean, not a sum
+        alone = subject.step(batch, dpo=False, sam=switches["sam"]).gradient
+        scaled = {name: share * gradient for name, gradient in alone.items()}
+        assert difference(found.gradient, scaled) < 1e-10
+    else:
+        assert not any(gradient.any() for gradient in found.gradient.values())
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_parameters_are_bit_equal_after_a_step(switches):
+    subject = Subject(dtype=torch.float32)
+    before = subject.adapter.state()
+    subject.step(**switches)
+    after = subject.adapter.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(param.grad is None for param in subject.base.hf.parameters())
+
+
+def test_parameters_are_bit_equal_when_the_second_phase_raises(monkeypatch):
+    subject = Subject(dtype=torch.float32)
+    before = subject.adapter.state()
+    moved, real, calls = [], loss_gradients, []
+
+    def fails_uphill(forward, params, batch, config):
+        calls.append(len(batch))
+        if len(calls) == 2:
+            moved.extend(name for name in params if not torch.equal(params[name], before[name]))
+            raise torch.OutOfMemoryError("no memory uphill")
+        return real(forward, params, batch, config)
+
+    monkeypatch.setattr(step_module, "loss_gradients", fails_uphill)
+    with pytest.raises(torch.OutOfMemoryError):
+        subject.step()
+    assert sorted(moved) == sorted(before)  # it did stand uphill
+    after = subject.adapter.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# --- Scores -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sam", [True, False])
+def test_scores_are_taken_at_the_unperturbed_weights(subject, sam):
+    with subject.base.using(subject.adapter.name):
+        wanted = score_examples(subject.base.forward, subject.batch)
+        pairs = as_pairs(subject.batch)
+        logps = [reference_step.answer_logps(subject.base.hf, *p.chosen).sum() for p in pairs]
+    found = subject.step(sam=sam, rho=5.0).scores
+    assert [s.right for s in found] == [s.right for s in wanted]
+    assert [s.logp for s in found] == pytest.approx([s.logp for s in wanted], rel=1e-10)
+    assert [s.logp for s in found] == pytest.approx([logp.item() for logp in logps], rel=1e-10)
+
+
+def test_margins_are_between_the_two_answers_and_null_without_an_old_one(subject):
+    with subject.base.using(subject.adapter.name):
+        sums = reference_step.reference_sums(subject.base.hf, as_pairs(subject.batch))
+    for score, example, (new, old) in zip(subject.step().scores, subject.batch, sums, strict=True):
+        if example.rejected is None:
+            assert score.margin is None
+        else:
+            assert score.margin == pytest.approx(new - old, rel=1e-10)
+
+
+def test_without_dpo_old_answers_are_not_run(subject):
+    assert all(score.margin is None for score in subject.step(dpo=False).scores)
