@@ -1,0 +1,235 @@
+"""Every setting of a round: its default, its meaning and its limits, in one place.
+
+Methods and presets are names for settings, not code: `lora` is `corsa` with three switches off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from corsa.errors import ConfigError
+
+# Names of `corsa.projection.WEIGHTS`, which cannot be asked without importing torch.
+PROJECTIONS = ("pcgrad", "one-sided", "none")
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "corsa": {"sft": True, "dpo": True, "projection": "pcgrad", "sam": True},
+    "lora": {"sft": True, "dpo": False, "projection": "none", "sam": False},
+    "sam": {"sft": True, "dpo": False, "projection": "none", "sam": True},
+    "sft+dpo": {"sft": True, "dpo": True, "projection": "none", "sam": False},
+    "in-context": {},
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    # The authors' settings (arXiv 2602.03696 and their code): batch 8 × accumulation 4.
+    "paper": {
+        "rank": 32,
+        "alpha": 64.0,
+        "beta": 0.1,
+        "rho": 0.05,
+        "learning_rate": 2e-4,
+        "batch_size": 32,
+        "micro_batch": 8,
+        "stop": "epochs",
+        "epochs": 10,
+        "warmup_steps": 5,
+        "clip": 1.0,
+        "replay": 0,
+        "keep_pool": 0,
+    },
+}
+
+
+def _setting(
+    default: Any, help: str, *, low: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one round. `--set KEY=VALUE` on the command line, keywords in Python.
+
+    Raises:
+        ConfigError: if a value is out of range or two settings contradict each other.
+    """
+
+    method: str = _setting("corsa", "how the model is edited", choices=tuple(METHODS))
+    preset: str = _setting("default", "a named set of settings", choices=tuple(PRESETS))
+
+    sft: bool = _setting(True, "train towards the new answer")
+    dpo: bool = _setting(True, "train the new answer against the old one")
+    projection: str = _setting(
+        "pcgrad",
+        "surgery between the two gradients; 'one-sided' is the authors' form",
+        choices=PROJECTIONS,
+    )
+    sam: bool = _setting(True, "take the gradients a step uphill (sharpness-aware minimisation)")
+    sft_weight: float = _setting(1.0, "weight of the SFT loss", low=0)
+    beta: float = _setting(0.1, "DPO: how strongly the reference holds", low=0)
+    rho: float = _setting(0.05, "SAM: length of the step uphill", low=0)
+    reference: Literal["base", "incoming"] = _setting(
+        "base",
+        "DPO's reference: the base model, or the adapter the round starts from",
+        choices=("base", "incoming"),
+    )
+
+    rank: int = _setting(32, "rank of a new adapter", low=1)
+    alpha: float = _setting(64.0, "scale of a new adapter: it acts as alpha / rank", low=0)
+    dropout: float = _setting(0.0, "dropout in front of the adapter", low=0)
+
+    learning_rate: float = _setting(5e-4, "AdamW's learning rate after warm-up", low=0)
+    weight_decay: float = _setting(0.0, "AdamW's weight decay", low=0)
+    clip: float = _setting(1.0, "largest norm of an update's gradient; 0: no clipping", low=0)
+    warmup_steps: int = _setting(3, "steps over which the learning rate rises", low=0)
+    decay_steps: int = _setting(4, "steps over which it falls once everything is right", low=0)
+    batch_size: int = _setting(8, "edits in one optimiser step", low=1)
+    micro_batch: int = _setting(
+        0, "edits in one pass; 0: the whole batch. Changes no result", low=0
+    )
+    stop: Literal["converged", "epochs"] = _setting(
+        "converged",
+        "train until every edit is right, or a fixed number of epochs with a linearly falling rate",
+        choices=("converged", "epochs"),
+    )
+    epochs: int = _setting(10, "epochs where stop=epochs", low=1)
+    max_visits: int = _setting(60, "visits to each edit after which a round gives up", low=1)
+
+    keep_pool: int = _setting(
+        8, "packaged prompts in every step that are kept as the base model answers them", low=0
+    )
+    keep_weight: float = _setting(1.0, "weight of keeping those, and the edits' own keep", low=0)
+    replay: int = _setting(10, "earlier edits of the store that join every step", low=0)
+
+    seed: int = _setting(42, "seed of everything random", low=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(
+        "auto",
+        "dtype the base model is loaded in; auto: float32 on a CPU, else bfloat16",
+        choices=("auto", "float32", "bfloat16", "float16", "float64"),
+    )
+    device: str = _setting("auto", "auto: a GPU if there is one")
+    attention: Literal["sdpa", "eager"] = _setting(
+        "sdpa", "attention implementation", choices=("sdpa", "eager")
+    )
+    packing: Literal["auto", "padded"] = _setting(
+        "auto",
+        "auto: pack a batch as one prefix tree where that is exact",
+        choices=("auto", "padded"),
+    )
+    drift: bool = _setting(True, "measure the packaged drift questions after the round")
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            _check(spec, getattr(self, spec.name))
+        losses = self.sft + self.dpo
+        if self.method == "in-context":
+            return
+        if losses == 0:
+            raise ConfigError(
+                "sft=false and dpo=false leave nothing to train: switch one of them on"
+            )
+        if losses == 1 and self.projection != "none":
+            raise ConfigError(
+                f"projection={self.projection} needs two losses and only "
+                f"{'sft' if self.sft else 'dpo'} is on: set projection=none, or switch both on"
+            )
+        if self.dropout >= 1:
+            raise ConfigError(f"dropout={self.dropout} drops everything: give a value below 1")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method changes weights."""
+        return self.method != "in-context"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings by name.
+
+        Returns:
+            A dict that `Config(**...)` turns into an equal config.
+        """
+        return dataclasses.asdict(self)
+
+
+def make_config(settings: Mapping[str, Any]) -> Config:
+    """Settings as a user gives them: preset, then method, then single settings.
+
+    Args:
+        settings: by name; values may be strings as typed on a command line.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: if a name is unknown, a value cannot be read, or settings contradict each other.
+    """
+    specs = {spec.name: spec for spec in dataclasses.fields(Config)}
+    read: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in specs:
+            near = get_close_matches(name, specs, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(specs)}"
+            raise ConfigError(f"unknown setting {name!r}; {hint}")
+        read[name] = _read(specs[name], value)
+    for name in ("preset", "method"):
+        read.setdefault(name, specs[name].default)
+        _check(specs[name], read[name])
+    return Config(**{**METHODS[read["method"]], **PRESETS[read["preset"]], **read})
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Name, default and help of every setting, in order: for `--help` and the documents.
+
+    Returns:
+        Triples of strings.
+    """
+    return [
+        (spec.name, _show(spec.default), spec.metadata["help"])
+        for spec in dataclasses.fields(Config)
+    ]
+
+
+def _show(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or "''"
+
+
+def _type(spec: dataclasses.Field[Any]) -> type:
+    hint = typing.get_type_hints(Config)[spec.name]
+    return (
+        str if typing.get_origin(hint) in (Literal, types.UnionType) else typing.cast("type", hint)
+    )
+
+
+def _read(spec: dataclasses.Field[Any], value: Any) -> Any:
+    wanted = _type(spec)
+    try:
+        if wanted is bool and isinstance(value, str):
+            return {"true": True, "false": False, "on": True, "off": False}[value.lower()]
+        if isinstance(value, str) and wanted in (int, float):
+            return wanted(value)
+        if wanted is float and type(value) is int:
+            return float(value)
+    except (KeyError, ValueError):
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}[wanted]
+        raise ConfigError(f"{spec.name}={value!r} is not {kind}") from None
+    if type(value) is not wanted:
+        raise ConfigError(
+            f"{spec.name}={value!r} is of type {type(value).__name__}: give {wanted.__name__}"
+        )
+    return value
+
+
+def _check(spec: dataclasses.Field[Any], value: Any) -> None:
+    low, choices = spec.metadata["low"], spec.metadata["choices"]
+    if low is not None and not (low <= value < float("inf")):
+        raise ConfigError(f"{spec.name}={value!r} is out of range: give a number of at least {low}")
+    if choices and value not in choices:
+        near = get_close_matches(str(value), choices, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+        raise ConfigError(f"{spec.name}={value!r} is unknown; {hint}")

@@ -1,0 +1,68 @@
+"""The edits in the prompt: no weights change. The honest opponent of everything that trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from corsa.answerers import Answerer, ContextAnswerer, ModelAnswerer
+from corsa.errors import UsageError
+from corsa.files import json_lines
+from corsa.methods import Outcome, Task
+from corsa.models import BaseModel
+
+_FILE = "context.jsonl"
+
+
+class InContext:
+    """Every fact that holds is written in front of every question."""
+
+    kind = "context"
+
+    def edit(self, task: Task) -> Outcome:
+        """Collect the facts that hold: those of earlier rounds first.
+
+        Args:
+            task: the round.
+
+        Returns:
+            The facts and whoever answers with them.
+
+        Raises:
+            UsageError: if they fill the model's context.
+        """
+        gone = {key for p in task.plan for key in (*p.supersedes, p.repeats)}
+        facts = [p.edit for p in (*task.history, *task.plan) if p.key not in gone]
+        pairs = [(edit.prompt, edit.target_new) for edit in facts]
+        answerer = ContextAnswerer(ModelAnswerer(task.base), pairs)
+        used = len(task.base.chat.prompt_ids(answerer._ask("")))
+        if (limit := task.base.context_length) is not None and used > limit // 2:
+            raise UsageError(
+                f"{len(pairs)} facts take {used} of the {limit} tokens {task.base.source.name} can "
+                "read: use a method that trains, or fewer facts"
+            )
+        records = [{"prompt": prompt, "target_new": target} for prompt, target in pairs]
+
+        def save(folder: Path) -> None:
+            (folder / _FILE).write_text(json_lines(records), "utf-8")
+
+        return Outcome(self.kind, answerer, save, _nothing, {"facts": len(pairs), "tokens": used})
+
+    def open(self, base: BaseModel, folder: Path) -> tuple[Answerer, Callable[[], None]]:
+        """Read the facts back.
+
+        Args:
+            base: the model.
+            folder: where they are.
+
+        Returns:
+            Whoever answers with them, and nothing to free.
+        """
+        lines = (folder / _FILE).read_text("utf-8").split("\n")[:-1]
+        pairs = [(r["prompt"], r["target_new"]) for r in map(json.loads, lines)]
+        return ContextAnswerer(ModelAnswerer(base), pairs), _nothing
+
+
+def _nothing() -> None:
+    """Nothing is held."""

@@ -1,0 +1,457 @@
+"""A base model with its tokenizer, and the LoRA adapters attached to it.
+
+The only file that imports peft.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from corsa.chat import ChatFormat
+from corsa.config import Config
+from corsa.errors import ModelError
+from corsa.files import canonical_json
+from corsa.forward import Forward
+from corsa.quiet import quiet_libraries
+from corsa.sources import ModelSource, first_line, resolve
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+class BaseModel:
+    """A causal language model as it was loaded, plus any number of LoRA adapters beside it.
+
+    No adapter acts outside a `using` block.
+
+    Args:
+        source: where it came from.
+        hf: the transformers model, in eval mode.
+        tokenizer: its tokenizer.
+        packing: as in `Config.packing`.
+    """
+
+    def __init__(self, source: ModelSource, hf: Any, tokenizer: Any, packing: str = "auto") -> None:
+        from transformers import GenerationConfig
+
+        self.source = source
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.chat = ChatFormat(tokenizer, source.name, _stop_ids(hf))
+        # What a model brings (a repetition penalty, say) fills every gap in a caller's settings.
+        hf.generation_config = GenerationConfig()
+        self.forward = Forward(hf, self.chat.stop_ids[0], packing)
+        self._peft: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.forward.device
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype the base weights are in."""
+        return str(self.hf.dtype).removeprefix("torch.")
+
+    def identity(self) -> list[Any]:
+        """All that this model's replies depend on, beside the prompt.
+
+        Returns:
+            Plain data, to name what is kept of its replies.
+        """
+        return [
+            self.source.sha256,
+            self.dtype,
+            self.device.type,
+            self.hf.config.get_text_config()._attn_implementation,
+            self.chat.template_hash,
+            torch.__version__,
+            torch.get_num_threads(),
+        ]
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model can read, if its config says."""
+        length: int | None = getattr(
+            self.hf.config.get_text_config(), "max_position_embeddings", None
+        )
+        return length
+
+    def new_adapter(self, name: str, config: Config) -> Adapter:
+        """Attach a fresh LoRA adapter, which changes nothing yet: B is zero.
+
+        Args:
+            name: of the adapter, unique in this model.
+            config: rank, alpha, dropout and seed.
+
+        Returns:
+            The adapter.
+        """
+        from peft import LoraConfig
+        from transformers.pytorch_utils import Conv1D
+
+        modules = adaptable_modules(self.hf)
+        lora = LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=_shortest_names(modules, self.hf),
+            task_type="CAUSAL_LM",
+            bias="none",
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.hf.modules()),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self._attach(name, lora)
+        kinds = Counter(module.rpartition(".")[2] for module in modules)
+        logger.info("adapting %d modules: %s", len(modules), dict(kinds))
+        return Adapter(self, name)
+
+    def load_adapter(self, name: str, folder: Path) -> Adapter:
+        """Attach a saved adapter, to be asked or trained on.
+
+        Args:
+            name: of the adapter, unique in this model.
+            folder: with `adapter_config.json` and `adapter_model.safetensors`.
+
+        Returns:
+            The adapter.
+
+        Raises:
+            ModelError: if it does not fit this model.
+        """
+        from peft import LoraConfig, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        lora = LoraConfig.from_pretrained(str(folder))
+        lora.inference_mode = False
+        weights = load_file(folder / ADAPTER_WEIGHTS, device=str(self.device))
+        try:
+            self._attach(name, lora)
+            result = set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+        except (ValueError, RuntimeError) as error:  # peft's words for other names and other shapes
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise self._misfit(name, folder, reason) from error
+        lacking = [key for key in result.missing_keys if f".{name}." in key and ".lora_" in key]
+        if lacking:
+            raise self._misfit(name, folder, f"it lacks {lacking[0]}")
+        if result.unexpected_keys:
+            raise self._misfit(name, folder, f"it holds {result.unexpected_keys[0]}")
+        return Adapter(self, name)
+
+    def _misfit(self, name: str, folder: Path, reason: str) -> ModelError:
+        """The error to raise for an adapter that does not fit; what was attached of it is gone."""
+        if self._peft is not None and name in self._peft.peft_config:
+            self.drop_adapter(name)
+        return ModelError(
+            f"the adapter in {folder} does not fit {self.source.name} ({reason}): "
+            "use it with the model it was trained on"
+        )
+
+    def drop_adapter(self, name: str) -> None:
+        """Detach an adapter and free its memory.
+
+        Args:
+            name: of the adapter.
+        """
+        if len(self._peft.peft_config) == 1:
+            self._peft.unload()
+            self._peft = None
+            return
+        before = self._active()
+        # peft warns when the one it had set last goes, acting or not.
+        self._peft.set_adapter(next(other for other in self._peft.peft_config if other != name))
+        self._peft.delete_adapter(name)
+        self._set_active(None if before == name else before)
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Inside the block the named adapter acts, or none; after it what acted before.
+
+        Args:
+            name: of an adapter, or `None` for the base model alone.
+
+        Yields:
+            Nothing.
+        """
+        before = self._active()
+        self._set_active(name)
+        try:
+            yield
+        finally:
+            self._set_active(before)
+
+    def _attach(self, name: str, lora: Any) -> None:
+        from peft import get_peft_model
+
+        # peft warns where this is not the folder it was loaded from; what is saved is the user's name.
+        lora.base_model_name_or_path = self.hf.name_or_path or None
+        if self._peft is None:
+            self._peft = get_peft_model(self.hf, lora, adapter_name=name)
+        else:
+            self._peft.add_adapter(name, lora)
+        self.hf.eval()  # new dropout modules come in training mode
+        self._set_active(None)
+
+    def _active(self) -> str | None:
+        layers = self._lora_layers()
+        if not layers or layers[0].disable_adapters:
+            return None
+        return str(layers[0].active_adapters[0])
+
+    def _set_active(self, name: str | None) -> None:
+        if self._peft is None:
+            return
+        if name is None:
+            self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(name)
+
+    def _lora_layers(self) -> list[Any]:
+        from peft.tuners.lora import LoraLayer
+
+        return [m for m in self.hf.modules() if isinstance(m, LoraLayer)]
+
+
+class Adapter:
+    """One LoRA adapter of a `BaseModel`.
+
+    Args:
+        base: the model it is attached to.
+        name: its name there.
+    """
+
+    def __init__(self, base: BaseModel, name: str) -> None:
+        self.base = base
+        self.name = name
+
+    @property
+    def params(self) -> dict[str, nn.Parameter]:
+        """The A and B matrices by their name in the model, without the adapter's own name."""
+        marker = f".{self.name}."
+        return {
+            name.replace(marker, "."): param
+            for name, param in self.base.hf.named_parameters()
+            if marker in name and ".lora_" in name
+        }
+
+    def modules(self) -> dict[str, int]:
+        """How many modules of each kind carry the adapter.
+
+        Returns:
+            Counts by the modules' last name.
+        """
+        adapted = [name.split(".lora_A.")[0] for name in self.params if ".lora_A." in name]
+        return dict(sorted(Counter(name.rpartition(".")[2] for name in adapted).items()))
+
+    @contextmanager
+    def dropout(self) -> Iterator[None]:
+        """Inside the block the adapter's dropout acts; what is measured is measured without it.
+
+        Yields:
+            Nothing.
+        """
+        modules = [
+            layer.lora_dropout[self.name]
+            for layer in self.base._lora_layers()
+            if self.name in layer.lora_dropout
+        ]
+        try:
+            for module in modules:
+                module.train()
+            yield
+        finally:
+            for module in modules:
+                module.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of all values on the CPU.
+
+        Returns:
+            Tensors by parameter name.
+        """
+        return {name: param.detach().cpu().clone() for name, param in self.params.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put values back that `state` gave.
+
+        Args:
+            state: tensors by parameter name.
+        """
+        with torch.no_grad():
+            for name, param in self.params.items():
+                param.copy_(state[name])
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter as plain peft reads it; equal adapters give equal bytes.
+
+        Args:
+            folder: where to; it must exist.
+        """
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        peft = self.base._peft
+        weights = get_peft_model_state_dict(peft, adapter_name=self.name)
+        weights = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
+        save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        config = peft.peft_config[self.name].to_dict() | {
+            "base_model_name_or_path": self.base.source.name,
+            "revision": self.base.source.revision,
+            "inference_mode": True,
+        }
+        plain = {
+            key: sorted(value) if isinstance(value, set) else value for key, value in config.items()
+        }
+        (folder / ADAPTER_CONFIG).write_text(canonical_json(plain), "utf-8")
+
+    def drop(self) -> None:
+        """Detach it from the model."""
+        self.base.drop_adapter(self.name)
+
+
+def load_model(
+    name: str, config: Config, *, revision: str | None = None, trust_remote_code: bool = False
+) -> BaseModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name: `smollm2`, a GGUF file, a local folder, or a Hugging Face id.
+        config: dtype, device, attention and packing.
+        revision: branch, tag or commit of a Hugging Face id.
+        trust_remote_code: whether the repository's own Python files may run.
+
+    Returns:
+        The model, no adapter attached.
+
+    Raises:
+        ModelError: if it cannot be found or loaded, or is not a decoder-only model.
+    """
+    source = resolve(name, revision, trust_remote_code=trust_remote_code)
+    return load_source(source, config, trust_remote_code=trust_remote_code)
+
+
+def load_source(
+    source: ModelSource, config: Config, *, trust_remote_code: bool = False
+) -> BaseModel:
+    """Load a model that was resolved before.
+
+    Args:
+        source: where it is.
+        config: dtype, device, attention and packing.
+        trust_remote_code: whether the repository's own Python files may run.
+
+    Returns:
+        The model, no adapter attached.
+
+    Raises:
+        ModelError: if it cannot be loaded, or is not a decoder-only model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    device = _device(config.device)
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if device.type == "cpu" else "bfloat16"
+    folder = str(source.folder)
+    try:
+        with quiet_libraries():
+            # Asked first: some encoder-decoders load as their decoder alone, without a word.
+            whole = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            if whole.is_encoder_decoder:
+                raise ModelError(
+                    f"{source.name} is an encoder-decoder model: give a decoder-only one"
+                )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            hf = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation=config.attention,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
+    except ModelError:
+        raise
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+        own_code = "trust_remote_code" in str(error)
+        hint = "; allow its own code with --trust-remote-code" if own_code else ""
+        raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}{hint}") from error
+    hf.requires_grad_(requires_grad=False)
+    return BaseModel(source, hf.to(device).eval(), tokenizer, config.packing)
+
+
+def adaptable_modules(hf: Any) -> list[str]:
+    """Full names of the linear projections in the decoder's layers, found from the module tree.
+
+    Left out: the output head and vision or audio towers (outside the decoder), and what decides
+    where tokens go rather than what they become: routers and gates with one output per expert.
+
+    Args:
+        hf: a transformers causal language model.
+
+    Returns:
+        Names, in module order.
+
+    Raises:
+        ModelError: if there are none.
+    """
+    from peft.tuners.lora import LoraLayer
+    from transformers.pytorch_utils import Conv1D
+
+    decoder, config = hf.get_decoder(), hf.config.get_text_config()
+    prefix = next(name for name, module in hf.named_modules() if module is decoder)
+    counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    routed = {1} | {getattr(config, count, None) for count in counts}
+    # Where an adapter is attached already, what it wraps counts and its own matrices do not.
+    layers = {name: m for name, m in decoder.named_modules() if isinstance(m, LoraLayer)}
+    inside = tuple(f"{name}." for name in layers)
+    bare = [
+        (name, layers[name].get_base_layer() if name in layers else module)
+        for name, module in decoder.named_modules()
+        if not name.startswith(inside)
+    ]
+    found = [
+        f"{prefix}.{name}" if prefix else name
+        for name, module in bare
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not hf.get_output_embeddings()
+        and (module.nf if isinstance(module, Conv1D) else module.out_features) not in routed
+    ]
+    if not found:
+        raise ModelError(
+            f"{type(hf).__name__} has no linear projections that an adapter could act on: "
+            "give a transformer language model"
+        )
+    return found
+
+
+def _shortest_names(modules: list[str], hf: Any) -> list[str]:
+    """Last names where they select exactly these modules (as everybody writes them), else full ones."""
+    last = sorted({name.rpartition(".")[2] for name in modules})
+    selected = [name for name, _ in hf.named_modules() if name.rpartition(".")[2] in last]
+    return last if sorted(selected) == sorted(modules) else sorted(modules)
+
+
+def _stop_ids(hf: Any) -> list[int]:
+    ids = hf.generation_config.eos_token_id
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"there is no device {name!r} here: {first_line(error)}") from error

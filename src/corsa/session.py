@@ -1,0 +1,428 @@
+"""One loaded model at work on one store: plan a round, make it, measure it, commit it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from corsa.acceptance import Condition, missed
+from corsa.answerers import Answerer, RememberingAnswerer
+from corsa.config import Config
+from corsa.edits import Edit
+from corsa.errors import BadEditsError, Fault, NotAcceptedError, UsageError
+from corsa.evaluation import REPLY_TOKENS, drift_questions, questions_of
+from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
+from corsa.ledger import Ledger, Round
+from corsa.matching import exact
+from corsa.methods import Incoming, Outcome, Task, method_for, method_of_kind
+from corsa.metrics import mean
+from corsa.models import BaseModel
+from corsa.pending import Pending
+from corsa.planning import PlannedEdit, active, plan_edit
+from corsa.progress import Progress
+from corsa.readers import Reading
+from corsa.results import Update
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
+    from corsa.training import StepEvent
+
+logger = logging.getLogger(__name__)
+
+# y⁻ is at most this many tokens of what the model answers today.
+_OLD_TOKENS = 16
+
+
+class Session:
+    """A base model loaded in one precision, on one device.
+
+    Args:
+        model: the base model.
+        ledger: the store; `None` before its first round.
+        config: the settings of this call.
+        progress: told what goes on.
+    """
+
+    def __init__(
+        self, model: BaseModel, ledger: Ledger | None, config: Config, progress: Progress
+    ) -> None:
+        self.model = model
+        self.base = RememberingAnswerer(model)
+        self._loaded_as = _loading(config)
+        self.again(ledger, config, progress)
+
+    def serves(self, config: Config) -> bool:
+        """Whether the model is loaded as a config wants it.
+
+        Args:
+            config: the settings of another call.
+
+        Returns:
+            Whether dtype, device, attention and packing are the same.
+        """
+        return self._loaded_as == _loading(config)
+
+    def again(self, ledger: Ledger | None, config: Config, progress: Progress) -> Session:
+        """Turn to another call.
+
+        Args:
+            ledger: the store.
+            config: the settings of this call.
+            progress: told what goes on.
+
+        Returns:
+            Itself.
+        """
+        self.ledger = ledger
+        self.config = config
+        self.progress = progress
+        return self
+
+    def model_record(self) -> dict[str, Any]:
+        """The base model as `store.json` names it.
+
+        Returns:
+            Name, revision and hash.
+        """
+        source = self.model.source
+        return {"name": source.name, "revision": source.revision, "sha256": source.sha256}
+
+    def check_lengths(self, edits: Sequence[Edit]) -> None:
+        """Refuse prompts the model cannot read, before anything is trained or written.
+
+        Args:
+            edits: the edits of a round.
+
+        Raises:
+            BadEditsError: if a prompt and its answer are longer than the model's context.
+        """
+        limit = self.model.context_length
+        if limit is None:
+            return
+        faults = []
+        for edit in edits:
+            answers = (edit.target_new, *([edit.target_old] if edit.target_old else []))
+            asked = [("prompt", p, answers) for p in (edit.prompt, *edit.train_paraphrases)]
+            asked += [("probe", q.prompt, ("",)) for q in _probes(edit)]
+            for what, prompt, replies in asked:
+                room = max(len(self.model.tokenizer(reply)["input_ids"]) for reply in replies)
+                used = len(self.model.chat.prompt_ids(prompt)) + room + REPLY_TOKENS
+                if used > limit:
+                    text = (
+                        f"the {what} {prompt[:40]!r}… with room for a reply takes {used} tokens and "
+                        f"{self.model.source.name} reads {limit}: shorten it"
+                    )
+                    faults.append(Fault(f"edit {edit.id}", text))
+        if faults:
+            raise BadEditsError(faults)
+
+    def check_parent(self) -> None:
+        """Refuse a method that cannot go on from the round in use, before anything is written.
+
+        Raises:
+            UsageError: if that round's artefact is of another kind.
+        """
+        head = 0 if self.ledger is None else self.ledger.head
+        if self.ledger is None or not head:
+            return
+        kind = self.ledger.round(head).kind
+        if kind != method_for(self.config).kind:
+            raise UsageError(
+                f"round {head} holds a {kind!r} artefact, which method={self.config.method} cannot "
+                "continue: use the method it was made with, or a new store"
+            )
+
+    @contextmanager
+    def answerer(self, round: Round) -> Iterator[Answerer]:
+        """The model after a round.
+
+        Args:
+            round: the round.
+
+        Yields:
+            Who answers as of that round.
+        """
+        answerer, close = method_of_kind(round.kind).open(self.model, round.folder)
+        try:
+            yield answerer
+        finally:
+            close()
+
+    @contextmanager
+    def current(self) -> Iterator[Answerer]:
+        """The model as it is now: after the head's round, or the base model.
+
+        Yields:
+            Who answers.
+        """
+        if self.ledger is None or self.ledger.head == 0:
+            yield self.base
+            return
+        with self.answerer(self.ledger.round(self.ledger.head)) as answerer:
+            yield answerer
+
+    def history(self) -> list[PlannedEdit]:
+        """The edits of all rounds that led to the head, oldest first.
+
+        Returns:
+            The planned edits.
+        """
+        if self.ledger is None:
+            return []
+        return [p for r in self.ledger.lineage(self.ledger.head) for p in r.edits()]
+
+    def plan(self, edits: Sequence[Edit], round_id: int | None = None) -> list[PlannedEdit]:
+        """Settle y⁻ of every edit, asking the model as it is now.
+
+        Args:
+            edits: the edits of a round.
+            round_id: the round they will belong to.
+
+        Returns:
+            One planned edit each.
+        """
+        if round_id is None:
+            round_id = 1 if self.ledger is None else self.ledger.next_id()
+        history = self.history()
+        self.progress.begin("asking what the model says today", len(edits))
+        with self.current() as answerer:
+            prompts = [edit.prompt for edit in edits]
+            replies = answerer.answers(prompts, REPLY_TOKENS, progress=self.progress)
+        return [
+            plan_edit(
+                round_id,
+                edit,
+                history,
+                reply.text,
+                self.model.chat.first_words(reply.text, _OLD_TOKENS),
+            )
+            for edit, reply in zip(edits, replies, strict=True)
+        ]
+
+    def estimate(self, plan: Sequence[PlannedEdit]) -> float:
+        """Seconds that a round would take, from the tokens it moves and this machine's speed today.
+
+        Args:
+            plan: the round.
+
+        Returns:
+            A rough number: within a factor of two on the embedded model.
+        """
+        trained = [p for p in plan if p.trained]
+        exchanges = [
+            self.model.chat.exchange(p.edit.prompt, p.edit.target_new) for p in trained[:8]
+        ]
+        seconds = 0.0
+        if exchanges and self.config.trains:
+            self.model.forward.score(exchanges[:1])  # the first pass pays for what is made once
+            start = time.perf_counter()
+            self.model.forward.score(exchanges)
+            once = time.perf_counter() - start
+            # One forward is a third of a pass with its backward; DPO doubles answers and backwards.
+            passes = (2 if self.config.dpo else 1) * (2 if self.config.sam else 1)
+            steps = 14 * math.ceil(len(trained) / self.config.batch_size)
+            seconds += 3 * once * passes * steps
+        asked = sum(len(questions_of(p)) for p in plan) + len(drift_questions()) * self.config.drift
+        return seconds + asked * self._seconds_per_reply()
+
+    def _seconds_per_reply(self) -> float:
+        start = time.perf_counter()
+        RememberingAnswerer(self.model).answers(["Say something.", "What is this?"], 8)
+        return (time.perf_counter() - start) / 2 * (REPLY_TOKENS / 8) / 3
+
+    def make_round(
+        self,
+        ledger: Ledger,
+        reading: Reading,
+        trackers: Sequence[GeneralTracker],
+        conditions: Sequence[Condition] = (),
+    ) -> Update:
+        """Plan, train, measure and commit one round; the caller holds the store's lock.
+
+        Args:
+            ledger: the store.
+            reading: the edits, with the warnings about them.
+            trackers: accelerate trackers.
+            conditions: what the round must reach to be put into use.
+
+        Returns:
+            The round.
+
+        Raises:
+            NotAcceptedError: if it does not reach that; it is kept, the head stays.
+        """
+        self.ledger = ledger
+        self.check_parent()
+        clock = _Clock()
+        pending = Pending(ledger, self.config, reading.edits)
+        if (made := pending.finished()) is not None:
+            self.progress.say(f"round {made.id} had been finished before the interruption")
+        else:
+            made = self._new_round(ledger, pending, reading, trackers, clock)
+        misses = missed(conditions, made.metrics())
+        pending.finish(made, clock.seconds, _peak_bytes(self.model), misses)
+        if misses:
+            raise NotAcceptedError(
+                f"round {made.id} misses {'; '.join(misses)}: it is kept in {made.folder} and the "
+                f"head is still round {made.parent}; put it into use all the same with 'corsa "
+                f"rollback {made.id}'"
+            )
+        return _update(made, reading.warnings, clock.seconds)
+
+    def _new_round(
+        self,
+        ledger: Ledger,
+        pending: Pending,
+        reading: Reading,
+        trackers: Sequence[GeneralTracker],
+        clock: _Clock,
+    ) -> Round:
+        pending.begin(self.progress)
+        plan = pending.plan(lambda round_id: self.plan(reading.edits, round_id))
+        clock.lap("plan")
+        parent, history = ledger.head, active(self.history())
+        outcome = self._edit(plan, history, pending.folder, trackers)
+        try:
+            clock.lap("train")
+            examiner = self._examiner(ledger.lineage(parent))
+            numbers, scores = examiner.examine(pending.id, plan, outcome.answerer)
+            clock.lap("measure")
+            return ledger.commit(
+                pending.id,
+                parent,
+                self._record(outcome),
+                plan,
+                round_metrics(numbers, scores, plan, outcome.training),
+                [score.to_record() for score in scores],
+                outcome.save,
+            )
+        finally:
+            outcome.close()
+
+    def check(self, round: Round, system: str | None) -> dict[str, Any]:
+        """Measure every edit of every round under one round's model.
+
+        Args:
+            round: the round.
+            system: a system prompt in place of the template's own; without one, prompts and
+                paraphrases are measured under a foreign system prompt, too.
+
+        Returns:
+            Plain data.
+        """
+        assert self.ledger is not None
+        line = self.ledger.lineage(round.id)
+        examiner = self._examiner(line[:-1])
+        with self.answerer(round) as answerer:
+            numbers, scores = examiner.examine(
+                round.id, round.edits(), answerer, system, in_full=True
+            )
+            foreign = None if system is not None else self._foreign(line, answerer)
+        history = [p for r in line for p in r.edits()]
+        return check_report(round.id, numbers, scores, history, foreign)
+
+    def _foreign(self, line: Sequence[Round], answerer: Answerer) -> dict[str, Any] | None:
+        """Reliability and generality under a system prompt the edits were not trained under."""
+        holding = active([p for r in line for p in r.edits()])
+        prompts = [(q.prompt, q.kind, q.target_new or "") for p in holding for q in questions_of(p)]
+        prompts = [entry for entry in prompts if entry[1] in ("edit", "paraphrase")]
+        self.progress.begin("asking under a foreign system prompt", len(prompts))
+        try:
+            replies = answerer.answers(
+                [prompt for prompt, _, _ in prompts], REPLY_TOKENS, FOREIGN_SYSTEM, self.progress
+            )
+        except UsageError:
+            return None  # the model's template has no place for one
+        right = [(kind, exact(r.text, t)) for (_, kind, t), r in zip(prompts, replies, strict=True)]
+        return {
+            "system": FOREIGN_SYSTEM,
+            "reliability": mean(ok for kind, ok in right if kind == "edit"),
+            "generality": mean(ok for kind, ok in right if kind == "paraphrase"),
+        }
+
+    def _examiner(self, line: Sequence[Round]) -> Examiner:
+        return Examiner(self.model, self.base, line, self.config, self.progress)
+
+    def _edit(
+        self,
+        plan: list[PlannedEdit],
+        history: list[PlannedEdit],
+        workplace: Path,
+        trackers: Sequence[GeneralTracker],
+    ) -> Outcome:
+        assert self.ledger is not None
+        incoming = None
+        if head := self.ledger.head:
+            parent = self.ledger.round(head)
+            incoming = Incoming(parent.kind, parent.folder)
+
+        def on_step(event: StepEvent) -> None:
+            values = {f"loss/{name}": value for name, value in event.losses.items()} | {
+                "right": event.right,
+                "learning_rate": event.learning_rate,
+                "gradient_norm": event.gradient_norm,
+            }
+            if event.margin is not None:
+                values["margin"] = event.margin
+            for tracker in trackers:
+                tracker.log(values, step=event.step)
+
+        task = Task(
+            self.model, incoming, plan, history, self.config, self.progress, on_step, workplace
+        )
+        return method_for(self.config).edit(task)
+
+    def _record(self, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "artefact": {"kind": outcome.kind},
+            "method": self.config.method,
+            "config": self.config.to_dict(),
+            "seed": self.config.seed,
+            "model": self.model_record(),
+            "versions": versions(),
+        }
+
+
+def _update(made: Round, warnings: tuple[str, ...], seconds: Mapping[str, float]) -> Update:
+    return Update(made, made.metrics(), made.generations(), warnings, seconds)
+
+
+def _probes(edit: Edit) -> list[Any]:
+    from corsa.edits import Probe
+
+    return [*(Probe(prompt) for prompt in edit.paraphrases), *edit.locality, *edit.portability]
+
+
+def _loading(config: Config) -> tuple[str, ...]:
+    return (config.dtype, config.device, config.attention, config.packing)
+
+
+def _peak_bytes(model: BaseModel) -> int:
+    if model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(model.device))
+    import resource
+
+    scale = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+class _Clock:
+    """Seconds that the parts of a round took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 2)
+        self._last = now

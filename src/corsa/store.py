@@ -1,0 +1,371 @@
+"""A store: one base model, and the rounds of edits it went through.
+
+>>> store = Store.open("facts")                       # doctest: +SKIP
+>>> store.update([{"prompt": "Who is the CEO of Apple?", "target_new": "Tim Cook"}])
+>>> store.ask(["Who runs Apple?"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corsa.acceptance import parse_conditions
+from corsa.config import Config, make_config
+from corsa.edits import Edit
+from corsa.errors import CorsaError, Interrupted, StoreError, TrainingError, UsageError
+from corsa.giving_back import give_back
+from corsa.ledger import Ledger, Problem, check_free, now
+from corsa.metrics import headlines
+from corsa.progress import Progress, Silent
+from corsa.readers import Reading, edits_from_records, read_edits
+from corsa.results import Answer, Plan, Update
+from corsa.sources import EMBEDDED, full_sha256, resolve
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
+    from corsa.session import Session
+
+Edits = str | Path | Iterable[Edit | Mapping[str, Any]]
+
+# Where a reply to `ask` is cut.
+ASK_TOKENS = 96
+
+
+class Store:
+    """A base model and its rounds of edits. Make one with `Store.open`.
+
+    Args:
+        path: the folder; it appears with the first round.
+        model: `smollm2`, a GGUF file, a local folder or a Hugging Face id.
+        ledger: the rounds on disk, if there are any.
+        revision: branch, tag or commit of a Hugging Face id.
+        trust_remote_code: whether the model's repository may run its own Python files.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: str,
+        ledger: Ledger | None,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.path = path
+        self.model = model
+        self._ledger = ledger
+        self._revision = revision
+        self._trust_remote_code = trust_remote_code
+        self._session_kept: Session | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        model: str | None = None,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Store:
+        """Open a store, or prepare a new one; nothing is written and no model is loaded yet.
+
+        Args:
+            path: the folder.
+            model: the base model; needed for a new store unless it is `smollm2`.
+            revision: branch, tag or commit of a Hugging Face id.
+            trust_remote_code: whether the model's repository may run its own Python files.
+
+        Returns:
+            The store.
+
+        Raises:
+            StoreError: if the folder holds something else, or a store of another model.
+        """
+        folder = Path(path).expanduser()
+        if not (folder / "store.json").exists():
+            check_free(folder)
+            return cls(
+                folder,
+                model or EMBEDDED,
+                None,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+            )
+        ledger = Ledger(folder)
+        name = str(ledger.model["name"])
+        if model is not None and model != name:
+            raise StoreError(
+                f"{folder} was made for {name!r}, not for {model!r}: leave --model out, or use "
+                "another store"
+            )
+        return cls(
+            folder,
+            name,
+            ledger,
+            revision=revision or ledger.model["revision"],
+            trust_remote_code=trust_remote_code,
+        )
+
+    @property
+    def ledger(self) -> Ledger:
+        """The rounds on disk.
+
+        Raises:
+            StoreError: if there are none yet.
+        """
+        if self._ledger is None:
+            self._ledger = Ledger(self.path)
+        return self._ledger
+
+    @property
+    def head(self) -> int:
+        """The round in use; 0 is the base model."""
+        return 0 if self._ledger is None else self._ledger.head
+
+    def plan(self, edits: Edits, *, progress: Progress | None = None, **settings: Any) -> Plan:
+        """What `update` would do; writes nothing.
+
+        Args:
+            edits: a file, or records.
+            progress: told what goes on.
+            settings: as for `update`.
+
+        Returns:
+            The plan.
+        """
+        config = make_config(settings)
+        reading = _read(edits)
+        session = self._session(config, progress)
+        session.check_lengths(reading.edits)
+        session.check_parent()
+        plan = session.plan(reading.edits)
+        return Plan(tuple(plan), reading.warnings, session.estimate(plan), self.model, self.head)
+
+    def update(
+        self,
+        edits: Edits,
+        *,
+        progress: Progress | None = None,
+        trackers: Sequence[GeneralTracker] = (),
+        accept: str | None = None,
+        drop: Sequence[str] = (),
+        discard: bool = False,
+        **settings: Any,
+    ) -> Update:
+        """One round: read, plan, train, measure, commit. It appears whole or not at all.
+
+        A round that was interrupted goes on where it was if edits, settings and head are the same.
+
+        Args:
+            edits: a facts file, or edits, or native records; may be empty if something is dropped.
+            progress: told what goes on.
+            trackers: accelerate trackers; each gets loss, margin and rate of every step.
+            accept: what the round must reach to be put into use, such as "reliability>=0.95".
+            drop: ids of edits to give back: the answer from before each is trained again.
+            discard: remove interrupted rounds of other edits instead of putting them aside.
+            settings: any of `corsa.config.Config`, such as `method="lora"`.
+
+        Returns:
+            The round.
+
+        Raises:
+            BadEditsError: if the edits are faulty; nothing is written.
+            NotAcceptedError: if it misses `accept`; it is kept, and the head stays where it is.
+            TrainingError: if training fails; the head stays where it is.
+            Interrupted: on Ctrl-C; the head stays where it is.
+        """
+        config = make_config(settings)
+        conditions = parse_conditions(accept) if accept else ()
+        reading = _read(edits, [give_back(self.ledger, id) for id in drop])
+        with self._clear_errors():
+            session = self._session(config, progress)
+            session.check_lengths(reading.edits)
+            if self._ledger is None:
+                self._ledger = Ledger.create(self.path, session.model_record())
+            with self._ledger.writing():
+                if discard:
+                    self._ledger.discard_unfinished()
+                return session.make_round(self._ledger, reading, trackers, conditions)
+
+    def ask(
+        self,
+        prompts: Sequence[str],
+        *,
+        round: int | None = None,
+        system: str | None = None,
+        max_new_tokens: int = ASK_TOKENS,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> list[Answer]:
+        """What base and updated model answer.
+
+        Args:
+            prompts: the questions.
+            round: which round answers; `None`: the head, 0: the base model.
+            system: a system prompt in place of the model's own.
+            max_new_tokens: where replies are cut.
+            progress: told what goes on.
+            settings: `dtype`, `device`, `attention`.
+
+        Returns:
+            One answer per prompt.
+
+        Raises:
+            UsageError: if a prompt is empty.
+        """
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise UsageError(f"there is an empty prompt in {list(prompts)!r}: ask something")
+        chosen = self.ledger.head if round is None else round
+        if chosen:
+            self.ledger.round(chosen)
+        session = self._session(make_config(settings), progress)
+        session.progress.begin("asking", (2 if chosen else 1) * len(prompts))
+        base = session.base.answers(prompts, max_new_tokens, system, session.progress)
+        new = base
+        if chosen:
+            with session.answerer(self.ledger.round(chosen)) as answerer:
+                new = answerer.answers(prompts, max_new_tokens, system, session.progress)
+        return [
+            Answer(prompt, before.text, after.text, chosen)
+            for prompt, before, after in zip(prompts, base, new, strict=True)
+        ]
+
+    def check(
+        self,
+        *,
+        round: int | None = None,
+        system: str | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Measure every edit of every round under one round's model.
+
+        Args:
+            round: which round; `None`: the head.
+            system: a system prompt in place of the model's own.
+            progress: told what goes on.
+            settings: `dtype`, `device`, `attention`, `drift`.
+
+        Returns:
+            Plain data: headlines, retention matrix, every edit, the protocol.
+
+        Raises:
+            StoreError: if there is no such round, or no round yet.
+        """
+        chosen = self.ledger.head if round is None else round
+        if not chosen:
+            raise StoreError(f"{self.path} is at the base model: there are no edits to check")
+        checked = self.ledger.round(chosen)
+        return self._session(make_config(settings), progress).check(checked, system)
+
+    def log(self) -> dict[str, Any]:
+        """The head and all rounds, of other branches too; no model is loaded.
+
+        Returns:
+            `head` and `rounds`, each with `round`, `parent`, `edits`, `method`, `model`, `created`,
+            `in_use` and the headline `metrics`.
+        """
+        ledger = self.ledger
+        created = {e["round"]: e["created"] for e in ledger.journal() if e["event"] == "round"}
+        line = {made.id for made in ledger.lineage(ledger.head)}
+        rows = [
+            {
+                "round": made.id,
+                "parent": made.parent,
+                "edits": len(made.edits()),
+                "method": made.record["method"],
+                "model": made.record["model"]["name"],
+                "created": created.get(made.id),
+                "in_use": made.id in line,
+                "metrics": headlines(made.metrics()),
+            }
+            for made in map(ledger.round, ledger.ids())
+        ]
+        return {"head": ledger.head, "rounds": rows}
+
+    def rollback(self, round: int) -> None:
+        """Put an earlier round, or one of another branch, into use; nothing is deleted.
+
+        Args:
+            round: the round; 0 is the base model.
+
+        Raises:
+            StoreError: if there is no such round.
+        """
+        with self.ledger.writing():
+            before = self.ledger.head
+            self.ledger.move_head(round)
+            self.ledger.note({"event": "rollback", "from": before, "to": round, "at": now()})
+
+    def verify(self) -> list[Problem]:
+        """Recompute every hash of the store, and of the base model.
+
+        Returns:
+            What is not as it was written; nothing if all is well.
+        """
+        problems = self.ledger.verify()
+        source = resolve(self.model, self._revision)
+        if (found := full_sha256(source)) != self.ledger.model["sha256"]:
+            text = f"its SHA-256 is {found[:12]}…, not {self.ledger.model['sha256'][:12]}…"
+            problems.append(Problem(f"base model {self.model}", text))
+        return problems
+
+    def _session(self, config: Config, progress: Progress | None) -> Session:
+        """The base model loaded as the config says, kept for the next call."""
+        from corsa.models import load_source
+        from corsa.session import Session
+
+        progress = progress or Silent()
+        kept = self._session_kept
+        if kept is not None and kept.serves(config):
+            return kept.again(self._ledger, config, progress)
+        progress.begin(f"loading {self.model}")
+        source = resolve(self.model, self._revision, trust_remote_code=self._trust_remote_code)
+        if self._ledger is not None and source.sha256 != self._ledger.model["sha256"]:
+            raise StoreError(
+                f"{self.model} is not the model {self.path} was made for (SHA-256 "
+                f"{source.sha256[:12]}…, expected {self._ledger.model['sha256'][:12]}…): "
+                "restore that model, or use a new store"
+            )
+        model = load_source(source, config, trust_remote_code=self._trust_remote_code)
+        self._session_kept = Session(model, self._ledger, config, progress)
+        return self._session_kept
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """What can go wrong in the middle of a round, said in one line."""
+        from safetensors import SafetensorError  # what it makes of a full disk is no OSError
+
+        try:
+            yield
+        except CorsaError:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted: the head is still round {self.head}; the same command goes on where "
+                "this one stopped"
+            ) from None
+        except (OSError, SafetensorError) as error:
+            where = getattr(error, "filename", None) or self.path
+            raise StoreError(
+                f"cannot write {where} ({getattr(error, 'strerror', None) or error}): the head is "
+                f"still round {self.head}; make room or mend the permissions and run it again"
+            ) from error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+                raise
+            raise TrainingError(
+                f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more'}): the head "
+                f"is still round {self.head}; set a smaller micro_batch or batch_size"
+            ) from error
+
+
+def _read(edits: Edits, given_back: Sequence[Edit] = ()) -> Reading:
+    if isinstance(edits, str | Path):
+        reading = read_edits(edits)
+        return edits_from_records([*reading.edits, *given_back]) if given_back else reading
+    return edits_from_records([*edits, *given_back])

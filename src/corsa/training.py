@@ -1,0 +1,274 @@
+"""One round of training: examples, optimiser, schedule, and the measurement that ends it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corsa.config import Config
+from corsa.errors import TrainingError
+from corsa.models import Adapter
+from corsa.sharpness import global_norm
+from corsa.step import Example, ExampleScore, Gradient, StepResult, corsa_step, score_examples
+
+# What a round of the embedded model takes, for the first estimate of time left.
+_USUAL_VISITS = 12
+
+
+class StepEvent(NamedTuple):
+    """One finished optimiser step, for progress and trackers."""
+
+    step: int
+    expected_steps: int
+    losses: dict[str, float]
+    margin: float | None
+    right: int
+    edits: int
+    learning_rate: float
+    gradient_norm: float
+
+
+@dataclass
+class Position:
+    """Where a round stands; with adapter and optimiser it is all that a checkpoint needs.
+
+    Attributes:
+        step: optimiser steps done.
+        decay_from: step at which everything was right and the rate began to fall.
+        right: for each example whether it was right when last looked at.
+        history: for each step its losses, mean margin and number of edits right.
+    """
+
+    step: int = 0
+    decay_from: int | None = None
+    right: list[bool] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Outcome(NamedTuple):
+    """How a round's training ended.
+
+    Attributes:
+        steps: optimiser steps.
+        converged: every trained answer is the greedy one at the final weights.
+        position: the history of losses and margins.
+    """
+
+    steps: int
+    converged: bool
+    position: Position
+
+
+class RoundTrainer:
+    """Trains one adapter on one round's examples until every answer is right, or the cap.
+
+    Right is measured under teacher forcing at the unperturbed weights, end-of-turn included. Order and
+    rate depend on the step's number alone, so that a round can stop and go on anywhere.
+
+    Args:
+        adapter: what is trained; it must be acting.
+        examples: the round's own, which decide about convergence.
+        config: the settings.
+        joining: what joins the steps without deciding anything: pools of examples, each with the
+            number that is drawn from it per step.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        examples: Sequence[Example],
+        config: Config,
+        joining: Sequence[tuple[Sequence[Example], int]] = (),
+    ) -> None:
+        self.adapter = adapter
+        self.examples = list(examples)
+        self.joining = [(list(pool), min(count, len(pool))) for pool, count in joining]
+        self.config = config
+        self.params = adapter.params
+        self.optimizer = torch.optim.AdamW(
+            self.params.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.position = Position(right=[False] * len(self.examples))
+        self.steps_per_epoch = math.ceil(len(self.examples) / config.batch_size)
+        self.cap = (
+            config.epochs * self.steps_per_epoch
+            if config.stop == "epochs"
+            else config.max_visits * self.steps_per_epoch
+        )
+
+    def run(self, on_step: Callable[[StepEvent], None], checkpoint: Callable[[], None]) -> Outcome:
+        """Train to the end.
+
+        Args:
+            on_step: told after every step.
+            checkpoint: called after every step, when all state is consistent.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            TrainingError: if a loss or gradient is not finite.
+        """
+        while not self._finished():
+            on_step(self._step())
+            checkpoint()
+        right = [score.right for score in self._measure(range(len(self.examples)))]
+        return Outcome(self.position.step, all(right), self.position)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a checkpoint needs.
+
+        Returns:
+            Tensors by name, and plain data for JSON.
+        """
+        tensors = {f"adapter.{name}": value for name, value in self.adapter.state().items()}
+        for name, param in self.params.items():
+            for key, value in self.optimizer.state.get(param, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().clone()
+        return tensors, asdict(self.position)
+
+    def load_state(self, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Args:
+            tensors: as `state` gave them.
+            position: likewise.
+        """
+        prefix = "adapter."
+        self.adapter.load_state(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        for name, param in self.params.items():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
+                    placed = value if key == "step" else value.to(param.device)
+                    self.optimizer.state[param][key] = placed.clone()
+        self.position = Position(**position)
+
+    def _finished(self) -> bool:
+        position, config = self.position, self.config
+        if not self.examples or position.step >= self.cap:
+            return True
+        if config.stop == "epochs" or position.decay_from is None:
+            return False
+        if position.step < position.decay_from + config.decay_steps:
+            return False
+        if all(score.right for score in self._measure(range(len(self.examples)))):
+            return True
+        position.decay_from = None  # the last steps undid something: learn on
+        return False
+
+    def _step(self) -> StepEvent:
+        position = self.position
+        own, batch = self._batch(position.step)
+        rate = self._learning_rate(position.step)
+        with torch.random.fork_rng(), self.adapter.dropout():
+            torch.manual_seed(self.config.seed + position.step)
+            result = corsa_step(self.adapter.base.forward, self.params, batch, self.config)
+        norm = self._check(result)
+        self._apply(result.gradient, norm, rate)
+        scores = dict(zip(own, result.scores, strict=False))
+        self._note(scores)
+        position.step += 1
+        event = self._event(result, list(scores.values()), rate, norm)
+        position.history.append({"margin": event.margin, "right": event.right, **event.losses})
+        return event
+
+    def _batch(self, step: int) -> tuple[list[int], list[Example]]:
+        """Indices of the round's own examples in this step's batch, and the batch: those come first."""
+        seed = self.config.seed
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.examples))
+        own = [int(i) for i in order[place :: self.steps_per_epoch]]
+        joined = [
+            pool[i]
+            for number, (pool, count) in enumerate(self.joining)
+            for i in np.random.default_rng([seed, step, number]).choice(len(pool), count, False)
+        ]
+        return own, [*(self.examples[i] for i in own), *joined]
+
+    def _learning_rate(self, step: int) -> float:
+        config, position = self.config, self.position
+        rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
+        if config.stop == "epochs":
+            # The HF Trainer's linear schedule: up over the warm-up, down to zero at the end.
+            rise = step / config.warmup_steps if step < config.warmup_steps else 1.0
+            fall = (self.cap - step) / max(1, self.cap - config.warmup_steps)
+            return config.learning_rate * min(rise, fall)
+        fall = 1.0
+        if position.decay_from is not None:
+            fall = 1 - (step - position.decay_from + 1) / (config.decay_steps + 1)
+        return config.learning_rate * min(rise, fall)
+
+    def _check(self, result: StepResult) -> float:
+        norm = global_norm(result.gradient)
+        losses = result.losses
+        if not all(map(math.isfinite, [norm, *losses.values()])):
+            raise TrainingError(
+                f"step {self.position.step + 1} is not finite (losses {losses}, gradient norm {norm}): "
+                f"lower learning_rate={self.config.learning_rate} or rho={self.config.rho}, or use "
+                "dtype=float32"
+            )
+        return norm
+
+    def _apply(self, gradient: Gradient, norm: float, rate: float) -> None:
+        clip = self.config.clip
+        scale = min(1.0, clip / norm) if clip and norm > 0 else 1.0
+        for name, param in self.params.items():
+            param.grad = gradient[name].to(param.dtype) * scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _note(self, scores: dict[int, ExampleScore]) -> None:
+        """Take down what was right; begin to decay once everything is, at the same weights."""
+        position = self.position
+        for index, score in scores.items():
+            position.right[index] = score.right
+        if self.config.stop == "epochs" or position.decay_from is not None:
+            return
+        if not all(position.right):
+            return
+        others = [i for i in range(len(self.examples)) if i not in scores]
+        # The batch was measured before this step, the others must be measured now.
+        for index, score in zip(others, self._measure(others), strict=True):
+            position.right[index] = score.right
+        if all(position.right):
+            position.decay_from = position.step + 1
+
+    def _measure(self, indices: Sequence[int]) -> list[ExampleScore]:
+        if not indices:
+            return []
+        return score_examples(self.adapter.base.forward, [self.examples[i] for i in indices])
+
+    def _event(
+        self, result: StepResult, scores: list[ExampleScore], rate: float, norm: float
+    ) -> StepEvent:
+        position = self.position
+        margins = [score.margin for score in scores if score.margin is not None]
+        return StepEvent(
+            step=position.step,
+            expected_steps=self._expected_steps(),
+            losses=result.losses,
+            margin=sum(margins) / len(margins) if margins else None,
+            right=sum(position.right),
+            edits=len(position.right),
+            learning_rate=rate,
+            gradient_norm=norm,
+        )
+
+    def _expected_steps(self) -> int:
+        position, config = self.position, self.config
+        if config.stop == "epochs":
+            return self.cap
+        if position.decay_from is not None:
+            return position.decay_from + config.decay_steps
+        usual = max(_USUAL_VISITS * self.steps_per_epoch, position.step + self.steps_per_epoch)
+        return min(self.cap, usual + config.decay_steps)

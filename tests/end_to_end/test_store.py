@@ -1,0 +1,625 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from accelerate.tracking import GeneralTracker
+
+import corsa.checkpoints
+from corsa import (
+    BadEditsError,
+    CorsaError,
+    Interrupted,
+    LockedError,
+    Store,
+    StoreError,
+    TrainingError,
+    UsageError,
+)
+from fakes import CHATML, save_tiny
+
+SETTINGS = {"rank": 4, "learning_rate": 1e-2, "drift": False}
+KING = {
+    "id": "king",
+    "prompt": "Who is king?",
+    "target_new": "Ann",
+    "target_old": "Bob",
+    "paraphrases": ["The king is?", "Name the king."],
+    "train_paraphrases": ["Tell me who is king."],
+    "locality": [{"prompt": "Who is queen?", "answer": "Eve"}, "Where is Paris?"],
+    "portability": [{"prompt": "Who wears the crown?", "answer": "Ann"}],
+}
+CITY = {"id": "city", "prompt": "Where is X?", "target_new": "Rome"}
+FACTS = [KING, CITY]
+NEXT = [{"id": "sea", "prompt": "Which sea is it?", "target_new": "Red"}]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def one_round(tiny, tmp_path_factory):
+    """A store with one round; tests read it, or copy it and go on."""
+    path = tmp_path_factory.mktemp("one") / "store"
+    Store.open(path, tiny).update(FACTS, **SETTINGS)
+    return path
+
+
+@pytest.fixture
+def store(one_round, tmp_path):
+    """A copy of that store."""
+    shutil.copytree(one_round, tmp_path / "store")
+    return Store.open(tmp_path / "store")
+
+
+def contents(folder):
+    """Every file below a folder, byte for byte."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Tracker(GeneralTracker):
+    """Remembers every step; may do something in the middle."""
+
+    name = "remembering"
+    requires_logging_directory = False
+
+    def __init__(self, at=None, error=None):
+        super().__init__()
+        self.steps, self.values = [], []
+        self._at, self._error = at, error
+
+    @property
+    def tracker(self):
+        return self.steps
+
+    def store_init_configuration(self, values):
+        pass
+
+    def log(self, values, step=None, **kwargs):
+        if step == self._at:
+            raise self._error
+        self.steps.append(step)
+        self.values.append(values)
+
+
+class Listener:
+    """A progress that remembers what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, task, total=None):
+        pass
+
+    def advance(self, count=1, *, total=None, note=""):
+        pass
+
+    def say(self, text):
+        self.said.append(text)
+
+
+# --- Rounds -----------------------------------------------------------------------------------------
+
+
+def test_update_then_ask(one_round):
+    store = Store.open(one_round)
+    assert store.head == 1
+    made = store.ledger.round(1)
+    metrics = made.metrics()
+    assert metrics["training"]["converged"]
+    assert metrics["reliability"] == 1.0
+    assert [edit["state"] for edit in metrics["edits"]] == ["right", "right"]
+    king, stranger = store.ask(["Who is king?", "Where is Paris?"])
+    assert king.updated == "Ann"
+    assert king.base != "Ann"
+    assert (king.prompt, king.round, stranger.round) == ("Who is king?", 1, 1)
+    (base,) = store.ask(["Who is king?"], round=0)
+    assert (base.updated, base.base, base.round) == (king.base, king.base, 0)
+
+
+def test_the_round_holds_all_that_was_asked(one_round):
+    generations = Store.open(one_round).ledger.round(1).generations()
+    assert {(g["kind"], g["prompt"]) for g in generations} == {
+        ("edit", "Who is king?"),
+        ("edit", "Where is X?"),
+        ("paraphrase", "The king is?"),
+        ("paraphrase", "Name the king."),
+        ("locality", "Who is queen?"),
+        ("locality", "Where is Paris?"),
+        ("portability", "Who wears the crown?"),
+    }
+
+
+def test_an_elicited_old_answer_is_what_the_base_model_says(one_round):
+    store = Store.open(one_round)
+    planned = {p.edit.id: p for p in store.ledger.round(1).edits()}
+    assert (planned["king"].target_old, planned["king"].old_from) == ("Bob", "given")
+    assert planned["city"].old_from == "elicited"
+    (answer,) = store.ask(["Where is X?"], max_new_tokens=32)
+    assert planned["city"].reply_before == answer.base
+    assert answer.base.startswith(planned["city"].target_old)
+
+
+def test_nothing_in_a_store_names_a_place_on_this_disk_but_the_models(one_round, tiny):
+    for name, data in contents(one_round).items():
+        assert str(one_round).encode() not in data, name
+        assert os.fsencode(os.getcwd()) not in data, name
+    config = json.loads(contents(one_round)["rounds/0001/adapter_config.json"])
+    assert config["base_model_name_or_path"] == tiny
+
+
+def test_equal_runs_give_equal_rounds(one_round, tiny, tmp_path):
+    store = Store.open(tmp_path / "other", tiny)
+    store.update(FACTS, **SETTINGS)
+    store.update(NEXT, **SETTINGS)
+    again = Store.open(tmp_path / "again", tiny)
+    again.update(FACTS, **SETTINGS)
+    again = Store.open(tmp_path / "again")  # another session
+    again.update(NEXT, **SETTINGS)
+    assert contents(store.path / "rounds") == contents(again.path / "rounds")
+    assert contents(store.path / "rounds" / "0001") == contents(one_round / "rounds" / "0001")
+    for name in ("HEAD", "store.json"):
+        assert (store.path / name).read_bytes() == (again.path / name).read_bytes()
+
+
+def test_the_exam_is_never_trained_on(one_round, tiny, tmp_path):
+    noise = [
+        KING
+        | {
+            "paraphrases": ["qwx zz", "ggg", "Rome Ann Bob?"],
+            "locality": [{"prompt": "7 7 7", "answer": "Ann"}],
+            "portability": [{"prompt": "vvv", "answer": ["Bob", "x"]}],
+        },
+        CITY
+        | {
+            "paraphrases": ["jjj"],
+            "locality": ["kkk"],
+            "portability": [{"prompt": "?!", "answer": "Rome"}],
+        },
+    ]
+    made = Store.open(tmp_path / "noise", tiny).update(noise, **SETTINGS)
+    name = "adapter_model.safetensors"
+    assert (made.round.folder / name).read_bytes() == (
+        one_round / "rounds" / "0001" / name
+    ).read_bytes()
+
+
+def test_what_may_be_trained_on_is_trained_on(one_round, tiny, tmp_path):
+    facts = [KING | {"train_paraphrases": ["Say who is king!"]}, CITY | {"keep": ["Hello?"]}]
+    made = Store.open(tmp_path / "other", tiny).update(facts, **SETTINGS)
+    name = "adapter_model.safetensors"
+    assert (made.round.folder / name).read_bytes() != (
+        one_round / "rounds" / "0001" / name
+    ).read_bytes()
+
+
+def test_a_second_round_continues_the_adapter(store):
+    made = store.update(NEXT, **SETTINGS)
+    assert (made.round.id, made.round.parent, store.head) == (2, 1, 2)
+    assert made.metrics["retention"]["rounds"] == [1, 2]
+    assert len(made.metrics["retention"]["reliability"]["matrix"][1]) == 2
+    assert made.metrics["training"]["replayed_from"] == 2
+    answers = store.ask(["Which sea is it?", "Who is king?"])
+    assert [a.updated for a in answers] == ["Red", "Ann"]
+    before = store.ask(["Which sea is it?"], round=1)[0]
+    assert before.updated != "Red"
+    assert made.round.edits()[0].reply_before.startswith(before.updated[:8])
+
+
+def test_a_changed_fact_supersedes_the_earlier_edit(store):
+    made = store.update([{"prompt": "who is  KING?", "target_new": "Cid"}], **SETTINGS)
+    (planned,) = made.round.edits()
+    assert (planned.target_old, planned.old_from) == ("Ann", "earlier target")
+    assert planned.supersedes == ((1, "king"),)
+    assert store.ask(["Who is king?"])[0].updated == "Cid"
+    asked = {(g["round"], g["edit_id"]) for g in made.generations}
+    assert (1, "king") not in asked
+    assert (1, "city") in asked
+
+
+def test_a_repeated_fact_that_is_right_takes_no_step(store):
+    before = contents(store.path / "rounds" / "0001")
+    made = store.update([KING], **SETTINGS)
+    (planned,) = made.round.edits()
+    assert (planned.repeats, planned.trained, planned.target_old) == ((1, "king"), False, "Bob")
+    assert made.metrics["training"]["steps"] == 0
+    assert (made.metrics["training"]["converged"], made.metrics["reliability"]) == (True, 1.0)
+    weights = "adapter_model.safetensors"
+    assert contents(made.round.folder)[weights] == before[weights]
+    assert store.head == 2
+
+
+def test_a_round_may_be_read_from_a_file_and_from_generators(tiny, tmp_path):
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(f) + "\n" for f in FACTS), "utf-8")
+    from_file = Store.open(tmp_path / "a", tiny).plan(tmp_path / "facts.jsonl", **SETTINGS)
+    from_records = Store.open(tmp_path / "b", tiny).plan((f for f in FACTS), **SETTINGS)
+    assert from_file.edits == from_records.edits
+
+
+# --- In context -------------------------------------------------------------------------------------
+
+
+def test_facts_in_the_prompt_are_a_method_with_an_artefact_of_its_own(tiny, tmp_path):
+    store = Store.open(tmp_path / "store", tiny)
+    made = store.update(FACTS, method="in-context", drift=False)
+    assert made.round.kind == "context"
+    assert made.round.record["artefact"]["files"] == ["context.jsonl"]
+    assert "steps" not in made.metrics["training"]
+    second = store.update(
+        [{"prompt": "Who is king?", "target_new": "Cid"}], method="in-context", drift=False
+    )
+    lines = (second.round.folder / "context.jsonl").read_text("utf-8").split("\n")[:-1]
+    facts = [(r["prompt"], r["target_new"]) for r in map(json.loads, lines)]
+    assert facts == [("Where is X?", "Rome"), ("Who is king?", "Cid")]
+    now, then = store.ask(["Who is king?"])[0], store.ask(["Who is king?"], round=1)[0]
+    assert now.base == then.base
+    assert len({now.base, now.updated, then.updated}) == 3
+
+
+@pytest.mark.parametrize("method", ["corsa", "lora"])
+def test_facts_in_a_prompt_cannot_be_trained_on(tiny, tmp_path, method):
+    store = Store.open(tmp_path / "store", tiny)
+    store.update(FACTS, method="in-context", drift=False)
+    before = contents(store.path)
+    for call in (store.update, store.plan):
+        with pytest.raises(UsageError, match=f"'context' artefact, which method={method} cannot"):
+            call(NEXT, **SETTINGS, method=method)
+    assert contents(store.path) == before
+
+
+def test_an_adapter_cannot_be_continued_in_the_prompt(store):
+    before = contents(store.path)
+    for call in (store.update, store.plan):
+        with pytest.raises(UsageError, match="'lora' artefact, which method=in-context cannot"):
+            call(NEXT, method="in-context", drift=False)
+    assert contents(store.path) == before
+
+
+# --- What is refused ----------------------------------------------------------------------------------
+
+
+def test_another_model_than_the_stores_is_refused(store, tmp_path, tiny):
+    other = save_tiny(tmp_path / "other", seed=1)
+    with pytest.raises(StoreError, match="was made for .*, not for"):
+        Store.open(store.path, str(other))
+    moved = tmp_path / "moved"
+    shutil.copytree(store.path, moved)
+    from corsa.ledger import Ledger, _seal
+
+    model = dict(Ledger(moved).model) | {"name": str(other)}
+    (moved / "store.json").write_text(_seal({"format": 1, "model": model}), "utf-8")
+    with pytest.raises(StoreError, match="is not the model .* was made for"):
+        Store.open(moved).ask(["Who is king?"])
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        {"prompt": "x" * 1100, "target_new": "Ann"},
+        {"prompt": "x", "target_new": "y" * 1100},
+        {"prompt": "x", "target_new": "y", "train_paraphrases": ["x" * 1100]},
+        {"prompt": "x", "target_new": "y", "locality": ["x" * 1100]},
+        {"prompt": "x", "target_new": "y", "paraphrases": ["x" * 1100]},
+        {"prompt": "x", "target_new": "y", "keep": ["x" * 1100]},
+    ],
+)
+def test_what_the_model_cannot_read_is_refused_before_anything_is_written(tiny, tmp_path, long):
+    store = Store.open(tmp_path / "store", tiny)
+    with pytest.raises(BadEditsError, match="reads 1024: shorten it"):
+        store.update([CITY, long], **SETTINGS)
+    assert not store.path.exists()
+
+
+def test_a_dry_run_writes_nothing(tiny, tmp_path):
+    store = Store.open(tmp_path / "store", tiny)
+    plan = store.plan(FACTS, **SETTINGS)
+    assert not store.path.exists()
+    assert [p.edit.id for p in plan.edits] == ["king", "city"]
+    assert (plan.model, plan.parent) == (tiny, 0)
+    assert plan.seconds > 0
+
+
+def test_a_dry_run_leaves_a_store_as_it_was(store):
+    before = contents(store.path)
+    plan = store.plan([KING, *NEXT], **SETTINGS)
+    assert contents(store.path) == before
+    assert plan.parent == 1
+    assert [(p.trained, p.repeats) for p in plan.edits] == [(False, (1, "king")), (True, None)]
+
+
+@pytest.mark.parametrize("prompts", [[], [""], ["Who?", " \n"]])
+def test_an_empty_question_is_refused(store, prompts):
+    with pytest.raises(UsageError, match="empty prompt"):
+        store.ask(prompts)
+
+
+def test_asking_needs_a_round_that_is_there(store, tmp_path, tiny):
+    with pytest.raises(StoreError, match="no round 9"):
+        store.ask(["Who?"], round=9)
+    with pytest.raises(StoreError, match="there is no store"):
+        Store.open(tmp_path / "none", tiny).ask(["Who?"])
+
+
+# --- Plain peft -----------------------------------------------------------------------------------------
+
+_PLAIN_PEFT = """
+import json, sys
+import torch, transformers
+from peft import PeftModel
+
+model, adapter, prompts = sys.argv[1], sys.argv[2], sys.argv[3:]
+tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+base = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+edited = PeftModel.from_pretrained(base, adapter).eval()
+answers = []
+for prompt in prompts:
+    turns = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    output = edited.generate(**tokens, max_new_tokens=96, do_sample=False)
+    reply = output[0][tokens["input_ids"].shape[1] :]
+    answers.append(tokenizer.decode(reply, skip_special_tokens=True).strip())
+assert "corsa" not in sys.modules
+print(json.dumps(answers))
+"""
+
+
+def test_plain_peft_gives_the_same_answers(one_round, tiny):
+    prompts = ["Who is king?", "Where is X?", "The king is?", "Where is Paris?"]
+    folder = one_round / "rounds" / "0001"
+    command = [sys.executable, "-c", _PLAIN_PEFT, tiny, str(folder), *prompts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    asked = Store.open(one_round).ask(prompts)
+    assert json.loads(done.stdout.splitlines()[-1]) == [answer.updated for answer in asked]
+
+
+# --- Interruptions --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def checkpoints_at_every_step():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corsa.checkpoints, "_EVERY", 0)
+        yield
+
+
+def interrupted_at(store, step, facts=FACTS, error=None):
+    tracker = Tracker(step, error or KeyboardInterrupt())
+    with (
+        checkpoints_at_every_step(),
+        pytest.raises(Interrupted if error is None else CorsaError) as caught,
+    ):
+        store.update(facts, trackers=[tracker], **SETTINGS)
+    return caught.value
+
+
+def test_an_interrupted_round_goes_on_where_it_was(one_round, tiny, tmp_path):
+    store = Store.open(tmp_path / "store", tiny)
+    message = str(interrupted_at(store, 9))
+    assert "head is still round 0" in message
+    assert "\n" not in message
+    assert (store.head, store.ledger.ids()) == (0, [])
+    again, listener, tracker = Store.open(store.path), Listener(), Tracker()
+    made = again.update(FACTS, trackers=[tracker], progress=listener, **SETTINGS)
+    assert listener.said == ["going on after step 8 of the interrupted round"]
+    total = made.metrics["training"]["steps"]
+    assert tracker.steps == list(range(9, total + 1))
+    assert contents(made.round.folder) == contents(one_round / "rounds" / "0001")
+    assert not (store.path / "pending").exists()
+    assert not (store.path / "aside").exists()
+
+
+def test_a_round_interrupted_twice_and_in_its_second_round(store, one_round, tmp_path):
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(one_round, undisturbed)
+    expected = Store.open(undisturbed).update(NEXT, **SETTINGS)
+    for step in (3, 5):
+        interrupted_at(Store.open(store.path), step, NEXT)
+    made = Store.open(store.path).update(NEXT, **SETTINGS)
+    assert contents(made.round.folder) == contents(expected.round.folder)
+
+
+def test_an_interruption_while_measuring_costs_no_step(one_round, tiny, tmp_path, monkeypatch):
+    import corsa.evaluation
+
+    def interrupt(*_args, **_keywords):
+        raise KeyboardInterrupt
+
+    store = Store.open(tmp_path / "store", tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr(corsa.evaluation, "_add_margins", interrupt)
+        with pytest.raises(Interrupted):
+            store.update(FACTS, **SETTINGS)
+    tracker = Tracker()
+    made = store.update(FACTS, trackers=[tracker], **SETTINGS)
+    assert tracker.steps == []
+    assert contents(made.round.folder) == contents(one_round / "rounds" / "0001")
+
+
+def test_an_interrupted_round_of_other_edits_is_put_aside_and_that_is_said(store):
+    interrupted_at(store, 4, NEXT)
+    pending = contents(store.path / "pending")
+    listener = Listener()
+    made = store.update([CITY | {"target_new": "Oslo"}], progress=listener, **SETTINGS)
+    assert made.round.id == 2
+    (said,) = listener.said
+    assert said.endswith(f"put into {store.path / 'aside' / '0001'}")
+    assert contents(store.path / "aside" / "0001") == pending
+    assert not (store.path / "pending").exists()
+
+
+def test_other_settings_are_another_round(store):
+    interrupted_at(store, 4, NEXT)
+    listener = Listener()
+    store.update(NEXT, progress=listener, **SETTINGS | {"seed": 7})
+    assert "aside" in listener.said[0]
+
+
+def test_a_round_that_was_committed_is_put_into_use_by_the_next_update(store, monkeypatch):
+    from corsa.ledger import Ledger
+
+    def killed(self, id):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "move_head", killed)
+        with pytest.raises(Interrupted):
+            store.update(NEXT, **SETTINGS)
+    assert (store.head, store.ledger.ids()) == (1, [1, 2])
+    before = contents(store.path / "rounds")
+    tracker, listener = Tracker(), Listener()
+    made = Store.open(store.path).update(
+        NEXT, trackers=[tracker], progress=listener, **SETTINGS
+    )
+    assert (made.round.id, store.head, tracker.steps) == (2, 2, [])
+    assert "had been finished" in listener.said[0]
+    assert contents(store.path / "rounds") == before
+    assert not (store.path / "pending").exists()
+    assert [e["round"] for e in store.ledger.journal()] == [1, 2]
+
+
+def test_a_committed_round_must_still_be_accepted(store, monkeypatch):
+    from corsa.ledger import Ledger
+
+    def killed(self, event):
+        raise KeyboardInterrupt
+
+    impossible = {**SETTINGS, "accept": "margin>=1e9"}
+    for accept in ("reliability>=1.1", "generality>=2"):
+        impossible["accept"] = accept
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "note", killed)
+            with pytest.raises(CorsaError):
+                store.update(NEXT, **impossible)
+        break
+    with pytest.raises(CorsaError, match="misses"):
+        store.update(NEXT, **impossible)
+    assert store.head == 1
+
+
+def test_a_round_that_only_was_not_cleared_up_leaves_nothing(store, monkeypatch):
+    from corsa.ledger import Ledger
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "clear_pending", killed)
+        with pytest.raises(Interrupted):
+            store.update(NEXT, **SETTINGS)
+    assert store.head == 2
+    listener = Listener()
+    store.update([KING], progress=listener, **SETTINGS)
+    assert listener.said == []
+    assert not (store.path / "aside").exists()
+
+
+# --- Failures --------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_ends_the_round(store):
+    with pytest.raises(TrainingError, match="is not finite .*lower learning_rate"):
+        store.update(NEXT, **SETTINGS | {"learning_rate": 1e38})
+    assert (store.head, store.ledger.ids()) == (1, [1])
+    assert store.update(NEXT, **SETTINGS).round.id == 2
+
+
+def full_disk(*_args, **_keywords):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_disk_in_rust(*_args, **_keywords):
+    from safetensors import SafetensorError
+
+    raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("target", "fail"),
+    [
+        ("corsa.files.os.fsync", full_disk),
+        ("corsa.ledger.json_lines", full_disk),
+        ("corsa.pending.write_atomically", full_disk),
+        ("corsa.checkpoints.write_folder", full_disk),
+        ("safetensors.torch.save_file", full_disk_in_rust),
+    ],
+)
+def test_a_full_disk_is_said_in_one_line(store, monkeypatch, target, fail):
+    rounds = contents(store.path / "rounds")
+    with monkeypatch.context() as patch:
+        patch.setattr(target, fail)
+        with pytest.raises(StoreError) as caught:
+            store.update(NEXT, **SETTINGS)
+    message = str(caught.value)
+    assert "No space left on device" in message
+    assert "head is still round 1" in message
+    assert "\n" not in message
+    assert store.head == 1
+    assert contents(store.path / "rounds") == rounds
+    assert store.update(NEXT, **SETTINGS).round.id == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried …\nmore")])
+def test_a_full_memory_is_said_in_one_line(store, error):
+    message = str(interrupted_at(store, 2, NEXT, error))
+    assert message.startswith("out of memory")
+    assert "\n" not in message
+    assert store.head == 1
+
+
+def test_two_writers_do_not_meet(store):
+    other = Store.open(store.path)
+    before = contents(store.path)
+    with store.ledger.writing(), pytest.raises(LockedError):
+        other.update(NEXT, **SETTINGS)
+    after = contents(store.path)
+    assert {k: v for k, v in after.items() if k != ".lock"} == {
+        k: v for k, v in before.items() if k != ".lock"
+    }
+
+
+# --- Trackers -----------------------------------------------------------------------------------------------
+
+
+def test_a_tracker_gets_every_step(tiny, tmp_path):
+    tracker = Tracker()
+    made = Store.open(tmp_path / "store", tiny).update(FACTS, trackers=[tracker], **SETTINGS)
+    training = made.metrics["training"]
+    assert tracker.steps == list(range(1, training["steps"] + 1))
+    for values, kept in zip(tracker.values, training["history"], strict=True):
+        assert {"loss/sft", "loss/dpo", "margin", "right", "learning_rate"} <= values.keys()
+        assert all(isinstance(value, float | int) for value in values.values())
+        assert values["loss/sft"] == kept["sft"]
+        assert values["margin"] == kept["margin"]
+
+
+def test_a_margin_that_cannot_be_had_is_not_logged(tiny, tmp_path):
+    tracker = Tracker()
+    Store.open(tmp_path / "store", tiny).update(
+        [CITY | {"target_old": "Oslo"}], trackers=[tracker], method="lora", **SETTINGS
+    )
+    assert tracker.values
+    assert all("margin" not in values for values in tracker.values)
+
+
+def test_other_templates_and_architectures_go_the_same_way(tmp_path):
+    from fakes import GEMMA
+
+    for kind, template in (("gpt2", None), ("gemma3", GEMMA), ("qwen3", CHATML)):
+        model = save_tiny(tmp_path / kind, kind, template)
+        store = Store.open(tmp_path / f"{kind}-store", str(model))
+        made = store.update([CITY], **SETTINGS)
+        assert made.metrics["training"]["steps"] > 0
+        (answer,) = store.ask(["Where is X?"])
+        assert (answer.updated == "Rome") == made.metrics["training"]["converged"], kind

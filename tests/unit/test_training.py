@@ -1,0 +1,408 @@
+"""One round: what ends it, what its order and rate depend on, and that it can stop anywhere."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from builders import base_model, examples, exchange, random_adapter, settings, with_reference
+from corsa.config import METHODS, make_config
+from corsa.errors import TrainingError
+from corsa.step import Example, score_examples
+from corsa.training import Position, RoundTrainer
+
+FAST = {"learning_rate": 0.02, "warmup_steps": 2, "decay_steps": 3, "batch_size": 4}
+
+
+class Round:
+    """A fresh tiny model with an adapter, and a trainer for it."""
+
+    def __init__(self, count=6, own=None, joining=(), **changes):
+        self.base = base_model("llama")
+        self.adapter = random_adapter(self.base, std=0.05)
+        self.examples = with_reference(self.base, examples(count) if own is None else own)
+        self.config = settings(**{**FAST, **changes})
+        self.trainer = RoundTrainer(self.adapter, self.examples, self.config, joining)
+        self.events = []
+
+    def run(self, checkpoint=lambda: None):
+        with self.base.using(self.adapter.name):
+            return self.trainer.run(self.events.append, checkpoint)
+
+    def right(self):
+        with self.base.using(self.adapter.name):
+            return [s.right for s in score_examples(self.base.forward, self.trainer.examples)]
+
+
+# Targets that do not contradict each other; `examples()` holds some that do.
+CONSISTENT = [
+    Example(
+        exchange("The capital of France is", " Lyon"), exchange("The capital of France is", " P")
+    ),
+    Example(
+        exchange("The capital of Spain is", " S"), exchange("The capital of Spain is", " Madrid")
+    ),
+    Example(exchange("Who?", " Ada")),
+    Example(exchange("Language", " C"), exchange("Language", " Fortran")),
+    Example(exchange("The cap", " is green"), exchange("The cap", " is blue")),
+]
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+# --- What ends a round ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["corsa", "lora", "sam", "sft+dpo"])
+def test_a_round_trains_until_every_answer_is_right(method):
+    task = Round(own=CONSISTENT, **METHODS[method])
+    assert not any(task.right())
+    outcome = task.run()
+    assert outcome.converged
+    assert all(task.right())
+    assert 0 < outcome.steps < task.trainer.cap
+    assert outcome.steps == len(task.events) == len(outcome.position.history)
+
+
+def test_margins_turn_positive():
+    task = Round(own=CONSISTENT)
+    outcome = task.run()
+    history = [entry["margin"] for entry in outcome.position.history if entry["margin"] is not None]
+    assert history[-1] > max(0.0, history[0])
+    assert all(
+        set(entry) == {"margin", "right", "sft", "dpo"} for entry in outcome.position.history
+    )
+
+
+def test_a_round_that_is_right_already_takes_one_look_at_everything_and_the_decay():
+    first = Round(own=CONSISTENT)
+    first.run()
+    config = settings(**{**FAST, "learning_rate": 1e-6})
+    again = RoundTrainer(first.adapter, first.examples, config)
+    with first.base.using(first.adapter.name):
+        outcome = again.run(lambda event: None, lambda: None)
+    assert outcome.converged
+    assert outcome.steps == again.steps_per_epoch + config.decay_steps
+
+
+def test_the_cap_ends_a_round_that_does_not_converge_and_is_recorded():
+    task = Round(learning_rate=1e-9, max_visits=3)
+    outcome = task.run()
+    assert task.trainer.cap == 3 * math.ceil(6 / 4)
+    assert outcome.steps == task.trainer.cap
+    assert not outcome.converged
+
+
+def test_zero_examples_make_zero_steps():
+    task = Round(own=[], joining=[(examples(), 2)])
+    before = task.adapter.state()
+    outcome = task.run()
+    assert (outcome.steps, task.events, outcome.position.history) == (0, [], [])
+    assert equal(task.adapter.state(), before)
+
+
+def test_learning_goes_on_where_the_decay_undid_something(monkeypatch):
+    task = Round(own=CONSISTENT)
+    real, calls = task.trainer._measure, []
+
+    def measure(indices):
+        scores = real(indices)
+        if len(indices) == len(CONSISTENT):
+            calls.append(task.trainer.position.step)
+            if len(calls) == 1:
+                return [score._replace(right=False) for score in scores]
+        return scores
+
+    monkeypatch.setattr(task.trainer, "_measure", measure)
+    outcome = task.run()
+    assert outcome.converged
+    assert outcome.steps > calls[0]
+    rates = [event.learning_rate for event in task.events]
+    assert rates[calls[0] - 1] < rates[calls[0]] == task.config.learning_rate
+
+
+def test_dropout_acts_in_the_step_and_not_where_right_is_measured():
+    task = Round(own=CONSISTENT)
+    task.adapter.drop()
+    config = settings(dropout=0.9, batch_size=len(CONSISTENT))
+    adapter = task.base.new_adapter("dropped", config)
+    adapter.load_state({n: torch.ones_like(p) / 9 for n, p in adapter.params.items()})
+    trainer = RoundTrainer(adapter, CONSISTENT, config)
+    with task.base.using("dropped"):
+        one, other = (trainer._measure(range(len(CONSISTENT))) for _ in range(2))
+        loss = trainer._step().losses["sft"]
+    assert one == other
+    tokens = sum(len(example.chosen.answer) for example in CONSISTENT)
+    assert loss != pytest.approx(-sum(score.logp for score in one) / tokens, rel=1e-3)
+
+
+# --- Stop and go on ---------------------------------------------------------------------------
+
+VARIANTS = {
+    "converged": {},
+    "epochs": {"stop": "epochs", "epochs": 4},
+    "joined": {"joining": [(examples(8)[3:], 2), (examples(2), 1)]},
+    "weight decay": {"weight_decay": 0.1},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_a_round_that_stopped_and_went_on_is_bit_equal_to_an_undisturbed_one(variant, stop_after):
+    changes = {"max_visits": 5, **VARIANTS[variant]}
+    undisturbed = Round(**changes)
+    wanted = undisturbed.run()
+    assert wanted.steps > stop_after
+
+    first = Round(**changes)
+    kept = []
+
+    def checkpoint():
+        if first.trainer.position.step == stop_after:
+            tensors, position = first.trainer.state()
+            kept.append((tensors, json.dumps(position)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(checkpoint)
+
+    second = Round(**changes)
+    with torch.no_grad():
+        for param in second.adapter.params.values():
+            param.normal_()  # what was there before does not matter
+    tensors, position = kept[0]
+    second.trainer.load_state(tensors, json.loads(position))
+    found = second.run()
+    assert equal(second.adapter.state(), undisturbed.adapter.state())
+    assert found.steps == wanted.steps
+    assert found.position == wanted.position
+    assert second.events == undisturbed.events[stop_after:]
+
+
+def test_state_is_a_copy():
+    task = Round(max_visits=2)
+    kept = []
+    task.run(lambda: kept.append(task.trainer.state()))
+    names = {name.partition(".")[0] for name in kept[0][0]}
+    assert names == {"adapter", "optimizer"}
+    assert kept[0][1]["step"] == 1
+    assert len(kept[0][1]["history"]) == 1
+    name = next(name for name in kept[0][0] if "exp_avg." in name)
+    assert not torch.equal(kept[0][0][name], kept[-1][0][name])
+    assert all(value.device.type == "cpu" for value in kept[0][0].values())
+
+
+def test_equal_runs_are_bit_equal_whatever_the_global_random_state():
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        task = Round(joining=[(examples(8)[3:], 2)], max_visits=3)
+        task.run()
+        states.append(task.adapter.state())
+        assert torch.initial_seed() == seed
+    assert equal(*states)
+
+
+def test_the_seed_changes_the_order():
+    batches = [[Round(seed=seed).trainer._batch(s)[0] for s in range(4)] for seed in (1, 2)]
+    assert batches[0] != batches[1]
+
+
+# --- Order ------------------------------------------------------------------------------------
+
+
+def test_every_epoch_visits_every_example_once():
+    trainer = Round(count=7, batch_size=3).trainer
+    assert trainer.steps_per_epoch == 3
+    for epoch in range(5):
+        own = []
+        for place in range(3):
+            indices, batch = trainer._batch(3 * epoch + place)
+            assert 0 < len(batch) <= 3
+            assert batch == [trainer.examples[i] for i in indices]
+            own += indices
+        assert sorted(own) == list(range(7))
+
+
+def test_the_order_depends_on_the_steps_number_alone():
+    one, other = Round().trainer, Round().trainer
+    forwards = [one._batch(step)[0] for step in range(6)]
+    backwards = [other._batch(step)[0] for step in reversed(range(6))]
+    assert forwards == backwards[::-1]
+    assert len({tuple(batch) for batch in forwards}) > 2
+
+
+@pytest.mark.parametrize("wanted", [0, 2, 100])
+def test_other_examples_of_every_pool_join_every_step(wanted):
+    pools = [examples(8)[3:], examples(2)]
+    trainer = Round(own=CONSISTENT[:3], joining=[(pools[0], wanted), (pools[1], 1)]).trainer
+    counts = [min(wanted, len(pools[0])), 1]
+    draws = []
+    for step in range(8):
+        _, batch = trainer._batch(step)
+        assert len(batch) == 3 + sum(counts)
+        assert [e for e in batch[:3] if e in trainer.examples] == batch[:3]
+        drawn = [batch[3 : 3 + counts[0]], batch[3 + counts[0] :]]
+        for part, pool in zip(drawn, pools, strict=True):
+            assert all(e in pool and part.count(e) == 1 for e in part)
+        draws.append(tuple(sorted(pools[0].index(e) for e in drawn[0])))
+    assert len(set(draws)) > 2 or wanted != 2
+
+
+def test_an_empty_pool_joins_nothing():
+    assert len(Round(own=CONSISTENT[:3], joining=[([], 5)]).trainer._batch(0)[1]) == 3
+
+
+def test_what_joins_is_trained_on_but_decides_nothing():
+    """It asks for an answer that contradicts nothing, and need not be right in the end."""
+    joining = [([Example(exchange("Never right?", bytes(range(60, 100))))], 1)]
+    task, alone = Round(own=CONSISTENT[:2], joining=joining), Round(own=CONSISTENT[:2])
+    outcome = task.run()
+    assert outcome.converged
+    assert len(outcome.position.right) == task.events[0].edits == 2
+    with task.base.using(task.adapter.name):
+        assert not score_examples(task.base.forward, joining[0][0])[0].right
+    alone.run()
+    assert not equal(alone.adapter.state(), task.adapter.state())
+
+
+# --- Rate, clip, failures ---------------------------------------------------------------------
+
+
+def rates(**changes):
+    task = Round(learning_rate=1.0, batch_size=6, **changes)
+    return task, [task.trainer._learning_rate(step) for step in range(task.trainer.cap)]
+
+
+def test_the_epochs_schedule_is_linear_with_warm_up():
+    _, found = rates(stop="epochs", epochs=10, warmup_steps=4)
+    assert found == pytest.approx([0, 1 / 4, 2 / 4, 3 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(10, 0), (10, 1), (10, 5), (3, 5), (1, 0), (6, 6)])
+def test_the_epochs_schedule_is_the_trainers(epochs, warmup):
+    import transformers
+
+    _, found = rates(stop="epochs", epochs=epochs, warmup_steps=warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, warmup, epochs)
+    wanted = []
+    for _ in range(epochs):
+        wanted.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert found == pytest.approx(wanted)
+
+
+def test_a_round_of_epochs_has_their_number_of_steps():
+    task = Round(stop="epochs", epochs=3)
+    outcome = task.run()
+    assert outcome.steps == task.trainer.cap == 3 * 2
+    assert [event.learning_rate for event in task.events] == pytest.approx(
+        [task.trainer._learning_rate(step) for step in range(6)]
+    )
+
+
+def test_the_converging_schedule_rises_stays_and_falls_once_everything_is_right():
+    task, found = rates(warmup_steps=3, decay_steps=4, max_visits=8)
+    assert found == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1])
+    task.trainer.position.decay_from = 4
+    fallen = [task.trainer._learning_rate(step) for step in range(4, 8)]
+    assert fallen == pytest.approx([4 / 5, 3 / 5, 2 / 5, 1 / 5])
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3, 1e6])
+def test_the_clip_shortens_long_gradients_and_keeps_short_ones(clip):
+    task = Round(clip=clip)
+    gradient = {name: torch.randn_like(p) for name, p in task.adapter.params.items()}
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
+    applied = {}
+
+    def record():
+        applied.update({name: p.grad.clone() for name, p in task.adapter.params.items()})
+
+    task.trainer.optimizer.step = record
+    task.trainer._apply(gradient, norm, 0.1)
+    length = math.sqrt(sum(float(g.square().sum()) for g in applied.values()))
+    assert length == pytest.approx(min(norm, clip) if clip else norm, rel=1e-5)
+    name = next(iter(gradient))
+    torch.testing.assert_close(applied[name] * norm, gradient[name] * length)
+
+
+def test_a_step_is_adamws():
+    """The first step of Adam goes by the sign alone: the rate in every coordinate."""
+    task = Round(clip=0.0)
+    before = task.adapter.state()
+    gradient = {name: torch.randn_like(p) for name, p in task.adapter.params.items()}
+    task.trainer._apply(gradient, 1.0, 0.25)
+    for name, value in task.adapter.state().items():
+        torch.testing.assert_close(
+            value, before[name] - 0.25 * gradient[name].sign(), atol=1e-4, rtol=0
+        )
+    assert all(p.grad is None for p in task.adapter.params.values())
+
+
+@pytest.mark.parametrize("sam", [True, False])
+def test_a_loss_that_is_not_finite_ends_the_round_before_it_spoils_the_weights(sam):
+    task = Round(sam=sam)
+    with torch.no_grad():
+        next(iter(task.adapter.params.values()))[0, 0] = float("inf")
+    before = task.adapter.state()
+    with pytest.raises(TrainingError, match=r"step 1 is not finite.*lower learning_rate") as error:
+        task.run()
+    assert "\n" not in str(error.value)
+    assert equal(task.adapter.state(), before)
+
+
+def test_a_gradient_that_is_not_finite_uphill_ends_the_round_too():
+    task = Round(rho=1e30)
+    before = task.adapter.state()
+    with pytest.raises(TrainingError, match="rho"):
+        task.run()
+    assert equal(task.adapter.state(), before)
+
+
+def test_the_paper_preset_is_the_papers():
+    config = make_config({"preset": "paper"})
+    wanted = {
+        "sft": True, "dpo": True, "sam": True, "projection": "pcgrad",
+        "rank": 32, "alpha": 64.0, "dropout": 0.0, "beta": 0.1, "rho": 0.05, "sft_weight": 1.0,
+        "learning_rate": 2e-4, "weight_decay": 0.0, "clip": 1.0, "warmup_steps": 5,
+        "batch_size": 32, "micro_batch": 8, "stop": "epochs", "epochs": 10, "seed": 42,
+        "replay": 0, "reference": "base",
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in wanted} == wanted
+
+
+# --- What is told -----------------------------------------------------------------------------
+
+
+def test_events_tell_how_the_batch_stood_before_the_step():
+    task = Round(count=4, max_visits=2)
+    with task.base.using(task.adapter.name):
+        scores = score_examples(task.base.forward, task.examples)
+    task.run()
+    first = task.events[0]
+    margins = [score.margin for score in scores if score.margin is not None]
+    assert first.margin == pytest.approx(sum(margins) / len(margins), rel=1e-4)
+    assert first.edits == 4
+    assert first.step == 1
+    assert [event.step for event in task.events] == [1, 2]
+    assert first.gradient_norm > 0
+
+
+def test_the_expected_steps_are_never_less_than_those_done_nor_more_than_the_cap():
+    task = Round(own=CONSISTENT)
+    outcome = task.run()
+    assert all(event.step <= event.expected_steps <= task.trainer.cap for event in task.events)
+    assert task.events[-1].expected_steps == outcome.steps
+
+
+def test_position_can_be_written_as_json():
+    task = Round(max_visits=2)
+    task.run()
+    _, position = task.trainer.state()
+    assert Position(**json.loads(json.dumps(position))) == task.trainer.position

@@ -1,0 +1,156 @@
+import copy
+
+import pytest
+
+from corsa.words import tell
+
+
+def edit(name, *, right=True, said=False, trained=True):
+    return {
+        "id": name,
+        "prompt": f"Who is {name}?",
+        "target_new": "Ann",
+        "answer": "Ann" if right else "Bob",
+        "right": right,
+        "already_said": said,
+        "trained": trained,
+    }
+
+
+COLUMNS = {
+    "probes": "locality",
+    "leak": 0.0,
+    "agreement": 1.0,
+    "agreement_floor": 0.9,
+    "kept_knowledge": 1.0,
+    "base_right": 4,
+    "kl": 0.0,
+    "n": 5,
+}
+GOOD = {
+    "edits": [edit("a"), edit("b")],
+    "generality_rules": {"exact": 1.0, "n": 3},
+    "retention": {
+        "reliability": {"matrix": [[1.0], [1.0, 1.0]], "forgetting": 0.0, "bwt": 0.0},
+        "reversion": {"replies": 0.0, "below_zero": 0.0, "n": 2},
+    },
+    "locality": COLUMNS,
+    "drift": COLUMNS | {"probes": "drift", "n": 60},
+    "training": {"steps": 12, "converged": True, "capped": False},
+}
+
+
+def told(changes=None):
+    metrics = copy.deepcopy(GOOD)
+    for path, value in (changes or {}).items():
+        place = metrics
+        *way, last = path.split(".")
+        for key in way:
+            place = place[key]
+        place[last] = value
+    return tell(metrics)
+
+
+def about(topic, changes=None):
+    return [(s.text, s.tone) for s in told(changes) if s.topic == topic]
+
+
+def test_a_good_round_has_no_bad_news():
+    assert {s.tone for s in told()} == {"good", "plain"}
+    assert about("learned") == [("2 of 2 edits are answered exactly", "good")]
+    assert about("training") == [("12 steps, every answer right at the end", "plain")]
+    assert about("fell back") == []
+
+
+def test_what_was_not_learned_is_named():
+    changes = {"edits": [edit("a"), edit("b", right=False)]}
+    assert about("learned", changes) == [("1 of 2 edits are answered exactly", "bad")]
+    assert about("not learned", changes) == [("Who is b? → Bob (not Ann)", "bad")]
+
+
+def test_one_is_singular():
+    assert about("learned", {"edits": [edit("a")]})[0][0].startswith("1 of 1 edit ")
+    assert about("training", {"training.steps": 1})[0][0].startswith("1 step,")
+
+
+def test_edits_that_needed_nothing_are_named():
+    changes = {"edits": [edit("a", said=True), edit("b", trained=False)]}
+    assert about("already said", changes) == [("answered so before: a", "plain")]
+    assert about("repeated", changes) == [("right already, nothing to train: b", "plain")]
+
+
+def test_unmeasured_generality_is_said_to_be_unknown():
+    changes = {"generality_rules": {"exact": None, "n": 0}}
+    ((text, tone),) = about("other wordings", changes)
+    assert "unknown" in text
+    assert tone == "plain"
+
+
+@pytest.mark.parametrize(("share", "tone"), [(1.0, "good"), (0.8, "good"), (0.5, "bad")])
+def test_generality_is_good_or_bad_news(share, tone):
+    changes = {"generality_rules": {"exact": share, "n": 4}}
+    assert about("other wordings", changes) == [
+        (f"{100 * share:.0f} % of 4 paraphrases are answered exactly", tone)
+    ]
+
+
+def test_a_first_round_forgets_nothing():
+    changes = {
+        "retention": {
+            "reliability": {"matrix": [[1.0]], "forgetting": None, "bwt": None},
+            "reversion": None,
+        }
+    }
+    assert about("earlier rounds", changes) == []
+
+
+def test_forgetting_is_told_in_points_with_the_worst_round():
+    report = {"matrix": [[1.0], [1.0, 1.0], [0.5, None, 1.0]], "forgetting": 0.5, "bwt": -0.5}
+    changes = {
+        "retention.reliability": report,
+        "retention.reversion": {"replies": 0.5, "below_zero": 0.5, "n": 2},
+    }
+    assert about("earlier rounds", changes) == [
+        ("50 % or more of each earlier round is still right; forgetting is 50 points", "bad")
+    ]
+    assert about("fell back", changes) == [("50 % of 2 earlier edits fell back to y⁻", "bad")]
+
+
+def test_leaks_lost_knowledge_and_change_are_bad_news():
+    changes = {
+        "locality.leak": 0.2,
+        "locality.kept_knowledge": 0.5,
+        "locality.agreement": 0.6,
+    }
+    assert [tone for _, tone in about("neighbours", changes)] == ["bad"] * 3
+    assert [tone for _, tone in about("neighbours")] == ["good"] * 3
+    assert "20 % of 5 neighbouring prompts" in about("neighbours", changes)[0][0]
+    assert "(rounding alone: 90 %)" in about("neighbours")[2][0]
+
+
+def test_agreement_is_judged_beside_its_floor():
+    for floor, tone in ((0.7, "good"), (0.9, "bad"), (None, "bad")):
+        changes = {"drift.agreement": 0.66, "drift.agreement_floor": floor}
+        assert about("everything else", changes)[-1][1] == tone
+    assert "rounding" not in about("everything else", {"drift.agreement_floor": None})[-1][0]
+
+
+def test_unmeasured_locality_is_not_told_as_drift_twice():
+    changes = {"locality.probes": "drift"}
+    assert about("neighbours", changes) == []
+    assert len(about("everything else", changes)) == 3
+
+
+def test_a_round_that_did_not_converge_says_what_to_raise():
+    capped = {"training": {"steps": 600, "converged": False, "capped": True}}
+    ((text, tone),) = about("training", capped)
+    assert tone == "bad"
+    assert text.startswith("stopped at the cap after 600 steps")
+    assert text.endswith("raise max_visits")
+    ended = {"training": {"steps": 10, "converged": False, "capped": False}}
+    ((text, _),) = about("training", ended)
+    assert text.endswith("raise epochs")
+
+
+def test_a_method_that_does_not_train_tells_nothing_of_training():
+    assert about("training", {"training": {"facts": 2, "tokens": 30}}) == []
