@@ -20,6 +20,7 @@ from corsa.config import Config
 from corsa.errors import ModelError
 from corsa.files import canonical_json
 from corsa.forward import Forward
+from corsa.model_card import model_card
 from corsa.quiet import quiet_libraries
 from corsa.sources import ModelSource, first_line, resolve
 
@@ -315,6 +316,8 @@ class Adapter:
             key: sorted(value) if isinstance(value, set) else value for key, value in config.items()
         }
         (folder / ADAPTER_CONFIG).write_text(canonical_json(plain), "utf-8")
+        card = model_card(self.base.source.name, self.modules(), config["r"])
+        (folder / "README.md").write_text(card, "utf-8")
 
     def drop(self) -> None:
         """Detach it from the model."""
