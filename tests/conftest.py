@@ -14,7 +14,7 @@ SKIPPABLE = {
     "hub": ("CORSA_TEST_HUB is not set", not _HUB),
 }
 # The embedded model takes half a minute to convert: its tests use what the user's cache holds.
-_USES_CACHE = ("test_embedded.py",)
+_OF_THE_USER = ("test_embedded.py",)
 
 _unexpected: list[str] = []
 
@@ -30,11 +30,18 @@ def _cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_cache(request, _cache):
-    with pytest.MonkeyPatch.context() as patch:
-        if request.path.name not in _USES_CACHE:
-            patch.setenv("CORSA_CACHE", str(_cache))
+def _surroundings(request, _cache):
+    """A cache and one thread: tiny models gain nothing by more, and lose much where others work."""
+    if request.path.name in _OF_THE_USER:
         yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CORSA_CACHE", str(_cache))
+        patch.setenv("OMP_NUM_THREADS", "1")  # of processes that tests start
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
 
 
 def pytest_report_header():

@@ -43,6 +43,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "clip": 1.0,
         "replay": 0,
         "keep_pool": 0,
+        "contrast": 0,
     },
 }
 
@@ -104,6 +105,9 @@ class Config:
 
     keep_pool: int = _setting(
         8, "packaged prompts in every step that are kept as the base model answers them", low=0
+    )
+    contrast: int = _setting(
+        4, "the edits' prompts about other subjects in every step, kept likewise", low=0
     )
     keep_weight: float = _setting(1.0, "weight of keeping those, and the edits' own keep", low=0)
     replay: int = _setting(10, "earlier edits of the store that join every step", low=0)

@@ -112,6 +112,7 @@ class Session:
         for edit in edits:
             answers = (edit.target_new, *([edit.target_old] if edit.target_old else []))
             asked = [("prompt", p, answers) for p in (edit.prompt, *edit.train_paraphrases)]
+            asked += [("keep prompt", p, ("",)) for p in edit.keep]
             asked += [("probe", q.prompt, ("",)) for q in _probes(edit)]
             for what, prompt, replies in asked:
                 room = max(len(self.model.tokenizer(reply)["input_ids"]) for reply in replies)

@@ -11,6 +11,7 @@ from typing import Any
 from corsa.answerers import Answerer, ModelAnswerer
 from corsa.chat import Exchange
 from corsa.checkpoints import Checkpoints
+from corsa.contrast import contrast_prompts
 from corsa.memory import remembered
 from corsa.methods import Outcome, Task
 from corsa.models import Adapter, BaseModel
@@ -19,8 +20,10 @@ from corsa.progress import Progress
 from corsa.step import Example
 from corsa.training import RoundTrainer, StepEvent
 
-# Tokens of the base model's reply to a `keep` prompt that are trained on.
-_KEPT_TOKENS = 16
+# Tokens of the base model's reply to a kept prompt that are trained on.
+_KEPT_TOKENS = 8
+# Prompts about other subjects that are made of each edit, to draw from.
+_CONTRASTS = 6
 _TRAINED = "round"
 _READ = "read"
 
@@ -70,15 +73,7 @@ def _train(adapter: Adapter, task: Task) -> dict[str, Any]:
     checkpoints = Checkpoints(task.workplace)
     reference = adapter.name if config.reference == "incoming" and task.incoming else None
     examples, replay = _examples(task, reference, checkpoints)
-    own = {prompt for planned in task.plan for prompt in planned.edit.keep}
-    joining = [
-        (replay, config.replay),
-        (_kept(task.base, sorted(own), task.progress), config.batch_size),
-        (
-            _kept(task.base, pool_prompts() if config.keep_pool else [], task.progress),
-            config.keep_pool,
-        ),
-    ]
+    joining = [(replay, config.replay), *_kept_pools(task)]
     trainer = RoundTrainer(adapter, examples, config, joining)
     if saved := checkpoints.load():
         trainer.load_state(*saved)
@@ -169,6 +164,22 @@ def pool_prompts() -> list[str]:
     """
     text = resources.files("corsa").joinpath("data/pool.jsonl").read_text("utf-8")
     return [json.loads(line)["prompt"] for line in text.split("\n") if line]
+
+
+def _kept_pools(task: Task) -> list[tuple[list[Example], int]]:
+    """What must stay as the base model answers it, with how many of it join every step."""
+    config = task.config
+    edits = [planned.edit for planned in task.plan if planned.trained]
+    own = list(dict.fromkeys(prompt for edit in edits for prompt in edit.keep))
+    apart = contrast_prompts(edits, _CONTRASTS, config.seed) if config.contrast else []
+    pool = pool_prompts() if config.keep_pool else []
+    counts = (config.batch_size, config.contrast, config.keep_pool)
+    if not edits or not config.keep_weight:
+        return []
+    return [
+        (_kept(task.base, prompts, task.progress), count)
+        for prompts, count in zip((own, apart, pool), counts, strict=True)
+    ]
 
 
 def _kept(base: BaseModel, prompts: Sequence[str], progress: Progress) -> list[Example]:
