@@ -21,7 +21,9 @@ from corsa.validation import edit_from_record
 
 def main() -> None:
     """Run every setting and print a line of JSON for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--counterfact", type=Path, required=True)
     parser.add_argument("--zsre", type=Path, required=True)
     parser.add_argument("--edits", type=int, default=10)

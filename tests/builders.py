@@ -38,9 +38,11 @@ def settings(**changes) -> Config:
     )
 
 
-def random_adapter(base: BaseModel, *, name: str = "edited", std: float = 0.2) -> Adapter:
+def random_adapter(
+    base: BaseModel, *, name: str = "edited", std: float = 0.2, **changes
+) -> Adapter:
     """An adapter that changes something: with B at zero half of all gradients are zero, too."""
-    adapter = base.new_adapter(name, settings())
+    adapter = base.new_adapter(name, settings(**changes))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, param in adapter.params.items():

@@ -28,7 +28,7 @@ _SETTINGS_HELP = "a setting of the round, such as rank=16; 'corsa update --setti
 def main() -> None:
     """Run the command line; expected failures become one line and an exit code."""
     try:
-        code = commands.main(standalone_mode=False) or 0
+        code = commands.main(prog_name="corsa", standalone_mode=False) or 0
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.Abort:
@@ -52,9 +52,13 @@ def _fail(error: CorsaError) -> int:
     return error.exit_code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
 @click.version_option(package_name="corsa-edit", prog_name="corsa")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Keep a language model's knowledge current: one adapter, revised round after round.
 
     \b
@@ -62,6 +66,8 @@ def commands() -> None:
       corsa update facts.jsonl --store my-facts
       corsa ask "Who is the CEO of Apple?" --store my-facts
     """  # noqa: D301
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,6 +174,7 @@ def _print_settings(context: click.Context, _: click.Parameter, value: bool) -> 
 )
 @click.option(
     "--settings",
+    "list_settings",  # not the name of --set, whose values it would be given
     is_flag=True,
     is_eager=True,
     expose_value=False,

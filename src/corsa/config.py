@@ -110,7 +110,7 @@ class Config:
         4, "the edits' prompts about other subjects in every step, kept likewise", low=0
     )
     keep_weight: float = _setting(1.0, "weight of keeping those, and the edits' own keep", low=0)
-    replay: int = _setting(10, "earlier edits of the store that join every step", low=0)
+    replay: int = _setting(6, "earlier edits of the store that join every step", low=0)
 
     seed: int = _setting(42, "seed of everything random", low=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(

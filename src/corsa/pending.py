@@ -71,9 +71,10 @@ class Pending:
         if ticket is not None and ticket["fingerprint"] == self._fingerprint:
             self.id = ticket["round"]
             return
-        if ticket is not None and ticket["round"] in self._ledger.ids():
-            self._ledger.clear_pending()  # it was committed: its place is among the rounds
-        elif self.folder.exists():
+        if ticket is None or ticket["round"] in self._ledger.ids():
+            # Killed before there was anything to keep, or committed: its place is among the rounds.
+            self._ledger.clear_pending()
+        else:
             progress.say(
                 f"an interrupted round of other edits or settings was put into {self._put_aside()}"
             )

@@ -98,7 +98,7 @@ class TerminalProgress:
         self._line(text)
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(text), highlight=False)
+        self._console.print(_plain(text), highlight=False)
 
 
 def update_report(metrics: Mapping[str, Any], sentences: Iterable[Sentence]) -> RenderableType:
@@ -114,9 +114,8 @@ def update_report(metrics: Mapping[str, Any], sentences: Iterable[Sentence]) -> 
     table = _table("prompt", "before", "now", "")
     for edit in metrics["edits"]:
         mark = Text("✓", "green") if edit["right"] else Text("✗", "red")
-        table.add_row(
-            edit["prompt"], Text(_short(edit["before"]), "dim"), _short(edit["answer"]), mark
-        )
+        before, now = _plain(_short(edit["before"]), "dim"), _plain(_short(edit["answer"]))
+        table.add_row(_plain(edit["prompt"]), before, now, mark)
     return Group(table, told(sentences))
 
 
@@ -132,7 +131,7 @@ def told(sentences: Iterable[Sentence]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     last = ""
     for topic, text, tone in sentences:
-        grid.add_row(Text(topic if topic != last else "", "bold"), Text(text, _STYLES[tone]))
+        grid.add_row(Text(topic if topic != last else "", "bold"), _plain(text, _STYLES[tone]))
         last = topic
     return grid
 
@@ -149,7 +148,7 @@ def answers(rows: Sequence[Mapping[str, Any]], round_name: str) -> RenderableTyp
     """
     table = _table("prompt", "base", round_name)
     for row in rows:
-        table.add_row(row["prompt"], Text(row["base"], "dim"), row["updated"])
+        table.add_row(_plain(row["prompt"]), _plain(row["base"], "dim"), _plain(row["updated"]))
     return table
 
 
@@ -165,7 +164,7 @@ def rows_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Rendera
     """
     table = _table(*columns)
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else _plain(str(cell)) for cell in row))
     return table
 
 
@@ -224,6 +223,12 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text as it is: no markup, and no codes that a terminal would obey."""
+    shown = "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+    return Text(shown, style)
 
 
 def _short(text: str, limit: int = 90) -> str:

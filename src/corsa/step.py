@@ -68,26 +68,35 @@ class StepResult(NamedTuple):
 
 
 def corsa_step(
-    forward: Forward, params: Mapping[str, Tensor], batch: Sequence[Example], config: Config
+    forward: Forward,
+    params: Mapping[str, Tensor],
+    batch: Sequence[Example],
+    config: Config,
+    joined: Sequence[Example] = (),
 ) -> StepResult:
     """The gradient that one optimiser step follows.
+
+    What is added to the paper (replayed and kept examples) joins the gradients that are followed. Which
+    way is uphill is decided by the paper's losses alone, on the round's own edits.
 
     Args:
         forward: the model, the adapter acting.
         params: the adapter's parameters φ, by name; they are bit-equal afterwards.
         batch: the whole effective batch; how it is cut into micro-batches changes nothing.
         config: the switches, β, ρ and the weight of SFT.
+        joined: replayed and kept examples.
 
     Returns:
-        The gradient, with losses and scores from its first pass.
+        The gradient, with losses and scores of the batch from its first pass.
     """
-    first = loss_gradients(forward, params, batch, config)
+    whole = [*batch, *joined]
+    first = loss_gradients(forward, params, batch if config.sam else whole, config)
     gradient = merge(list(first.gradients.values()), config.projection)
     if config.sam:
         with perturbed(params, gradient, config.rho):
-            uphill = loss_gradients(forward, params, batch, config)
+            uphill = loss_gradients(forward, params, whole, config)
         gradient = merge(list(uphill.gradients.values()), config.projection)
-    return StepResult(gradient, first.losses, first.scores)
+    return StepResult(gradient, first.losses, first.scores[: len(batch)])
 
 
 class LossGradients(NamedTuple):
@@ -125,7 +134,8 @@ def loss_gradients(
             losses["dpo"] = _dpo(part, chosen, rejected, config.beta, pairs)
         _accumulate(total, losses, params)
         # The gradient of "sft" is that of both supervised terms; their values are told apart.
-        for name, value in {**losses, **terms}.items():
+        dpo = {"dpo": losses["dpo"]} if config.dpo else {}
+        for name, value in {**terms, **dpo}.items():
             total.losses[name] = total.losses.get(name, 0.0) + float(value.detach())
         total.scores.extend(map(_example_score, chosen, rejected))
     return total

@@ -166,14 +166,15 @@ class RoundTrainer:
 
     def _step(self) -> StepEvent:
         position = self.position
-        own, batch = self._batch(position.step)
+        own, joined = self._batch(position.step)
+        batch = [self.examples[i] for i in own]
         rate = self._learning_rate(position.step)
         with torch.random.fork_rng(), self.adapter.dropout():
             torch.manual_seed(self.config.seed + position.step)
-            result = corsa_step(self.adapter.base.forward, self.params, batch, self.config)
+            result = corsa_step(self.adapter.base.forward, self.params, batch, self.config, joined)
         norm = self._check(result)
         self._apply(result.gradient, norm, rate)
-        scores = dict(zip(own, result.scores, strict=False))
+        scores = dict(zip(own, result.scores, strict=True))
         self._note(scores)
         position.step += 1
         event = self._event(result, list(scores.values()), rate, norm)
@@ -181,7 +182,7 @@ class RoundTrainer:
         return event
 
     def _batch(self, step: int) -> tuple[list[int], list[Example]]:
-        """Indices of the round's own examples in this step's batch, and the batch: those come first."""
+        """Indices of the round's own examples in this step's batch, and what joins it."""
         seed = self.config.seed
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(len(self.examples))
@@ -191,7 +192,7 @@ class RoundTrainer:
             for number, (pool, count) in enumerate(self.joining)
             for i in np.random.default_rng([seed, step, number]).choice(len(pool), count, False)
         ]
-        return own, [*(self.examples[i] for i in own), *joined]
+        return own, joined
 
     def _learning_rate(self, step: int) -> float:
         config, position = self.config, self.position

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from accelerate.tracking import GeneralTracker
@@ -16,6 +16,7 @@ from corsa import (
     CorsaError,
     Interrupted,
     LockedError,
+    NotAcceptedError,
     Store,
     StoreError,
     TrainingError,
@@ -23,7 +24,17 @@ from corsa import (
 )
 from fakes import CHATML, save_tiny
 
-SETTINGS = {"rank": 4, "learning_rate": 1e-2, "drift": False}
+# Such that a tiny model learns in a dozen steps.
+SETTINGS = {
+    "rank": 8,
+    "alpha": 16.0,
+    "learning_rate": 1.5e-2,
+    "warmup_steps": 0,
+    "decay_steps": 2,
+    "drift": False,
+}
+# Where it does not matter what is learned: one gradient a step.
+FAST = SETTINGS | {"method": "lora"}
 KING = {
     "id": "king",
     "prompt": "Who is king?",
@@ -109,7 +120,7 @@ class Listener:
         self.said.append(text)
 
 
-# --- Rounds -----------------------------------------------------------------------------------------
+# --- Rounds -------------------------------------------------------------------------------------
 
 
 def test_update_then_ask(one_round):
@@ -154,21 +165,18 @@ def test_an_elicited_old_answer_is_what_the_base_model_says(one_round):
 def test_nothing_in_a_store_names_a_place_on_this_disk_but_the_models(one_round, tiny):
     for name, data in contents(one_round).items():
         assert str(one_round).encode() not in data, name
-        assert os.fsencode(os.getcwd()) not in data, name
+        assert str(Path.cwd()).encode() not in data, name
     config = json.loads(contents(one_round)["rounds/0001/adapter_config.json"])
     assert config["base_model_name_or_path"] == tiny
 
 
-def test_equal_runs_give_equal_rounds(one_round, tiny, tmp_path):
-    store = Store.open(tmp_path / "other", tiny)
-    store.update(FACTS, **SETTINGS)
-    store.update(NEXT, **SETTINGS)
+def test_equal_runs_give_equal_rounds(store, tiny, tmp_path):
     again = Store.open(tmp_path / "again", tiny)
     again.update(FACTS, **SETTINGS)
-    again = Store.open(tmp_path / "again")  # another session
     again.update(NEXT, **SETTINGS)
+    store.update(NEXT, **SETTINGS)  # in a session of its own
     assert contents(store.path / "rounds") == contents(again.path / "rounds")
-    assert contents(store.path / "rounds" / "0001") == contents(one_round / "rounds" / "0001")
+    assert len(contents(store.path / "rounds")) == 12
     for name in ("HEAD", "store.json"):
         assert (store.path / name).read_bytes() == (again.path / name).read_bytes()
 
@@ -210,11 +218,10 @@ def test_a_second_round_continues_the_adapter(store):
     assert made.metrics["retention"]["rounds"] == [1, 2]
     assert len(made.metrics["retention"]["reliability"]["matrix"][1]) == 2
     assert made.metrics["training"]["replayed_from"] == 2
-    answers = store.ask(["Which sea is it?", "Who is king?"])
-    assert [a.updated for a in answers] == ["Red", "Ann"]
-    before = store.ask(["Which sea is it?"], round=1)[0]
-    assert before.updated != "Red"
-    assert made.round.edits()[0].reply_before.startswith(before.updated[:8])
+    (now,) = store.ask(["Which sea is it?"])
+    (before,) = store.ask(["Which sea is it?"], round=1, max_new_tokens=32)
+    assert now.updated == "Red"
+    assert before.updated == made.round.edits()[0].reply_before != "Red"
 
 
 def test_a_changed_fact_supersedes_the_earlier_edit(store):
@@ -222,7 +229,8 @@ def test_a_changed_fact_supersedes_the_earlier_edit(store):
     (planned,) = made.round.edits()
     assert (planned.target_old, planned.old_from) == ("Ann", "earlier target")
     assert planned.supersedes == ((1, "king"),)
-    assert store.ask(["Who is king?"])[0].updated == "Cid"
+    assert made.metrics["training"]["converged"]
+    assert store.ask(["who is  KING?"])[0].updated == "Cid"
     asked = {(g["round"], g["edit_id"]) for g in made.generations}
     assert (1, "king") not in asked
     assert (1, "city") in asked
@@ -247,7 +255,7 @@ def test_a_round_may_be_read_from_a_file_and_from_generators(tiny, tmp_path):
     assert from_file.edits == from_records.edits
 
 
-# --- In context -------------------------------------------------------------------------------------
+# --- In context ---------------------------------------------------------------------------------
 
 
 def test_facts_in_the_prompt_are_a_method_with_an_artefact_of_its_own(tiny, tmp_path):
@@ -286,12 +294,12 @@ def test_an_adapter_cannot_be_continued_in_the_prompt(store):
     assert contents(store.path) == before
 
 
-# --- What is refused ----------------------------------------------------------------------------------
+# --- What is refused ----------------------------------------------------------------------------
 
 
 def test_another_model_than_the_stores_is_refused(store, tmp_path, tiny):
     other = save_tiny(tmp_path / "other", seed=1)
-    with pytest.raises(StoreError, match="was made for .*, not for"):
+    with pytest.raises(StoreError, match=r"was made for .*, not for"):
         Store.open(store.path, str(other))
     moved = tmp_path / "moved"
     shutil.copytree(store.path, moved)
@@ -299,7 +307,7 @@ def test_another_model_than_the_stores_is_refused(store, tmp_path, tiny):
 
     model = dict(Ledger(moved).model) | {"name": str(other)}
     (moved / "store.json").write_text(_seal({"format": 1, "model": model}), "utf-8")
-    with pytest.raises(StoreError, match="is not the model .* was made for"):
+    with pytest.raises(StoreError, match=r"is not the model .* was made for"):
         Store.open(moved).ask(["Who is king?"])
 
 
@@ -351,7 +359,7 @@ def test_asking_needs_a_round_that_is_there(store, tmp_path, tiny):
         Store.open(tmp_path / "none", tiny).ask(["Who?"])
 
 
-# --- Plain peft -----------------------------------------------------------------------------------------
+# --- Plain peft ---------------------------------------------------------------------------------
 
 _PLAIN_PEFT = """
 import json, sys
@@ -384,7 +392,7 @@ def test_plain_peft_gives_the_same_answers(one_round, tiny):
     assert json.loads(done.stdout.splitlines()[-1]) == [answer.updated for answer in asked]
 
 
-# --- Interruptions --------------------------------------------------------------------------------------
+# --- Interruptions ------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -394,19 +402,19 @@ def checkpoints_at_every_step():
         yield
 
 
-def interrupted_at(store, step, facts=FACTS, error=None):
+def interrupted_at(store, step, facts=FACTS, error=None, settings=FAST):
     tracker = Tracker(step, error or KeyboardInterrupt())
     with (
         checkpoints_at_every_step(),
         pytest.raises(Interrupted if error is None else CorsaError) as caught,
     ):
-        store.update(facts, trackers=[tracker], **SETTINGS)
+        store.update(facts, trackers=[tracker], **settings)
     return caught.value
 
 
 def test_an_interrupted_round_goes_on_where_it_was(one_round, tiny, tmp_path):
     store = Store.open(tmp_path / "store", tiny)
-    message = str(interrupted_at(store, 9))
+    message = str(interrupted_at(store, 9, settings=SETTINGS))
     assert "head is still round 0" in message
     assert "\n" not in message
     assert (store.head, store.ledger.ids()) == (0, [])
@@ -423,10 +431,10 @@ def test_an_interrupted_round_goes_on_where_it_was(one_round, tiny, tmp_path):
 def test_a_round_interrupted_twice_and_in_its_second_round(store, one_round, tmp_path):
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(one_round, undisturbed)
-    expected = Store.open(undisturbed).update(NEXT, **SETTINGS)
+    expected = Store.open(undisturbed).update(NEXT, **FAST)
     for step in (3, 5):
         interrupted_at(Store.open(store.path), step, NEXT)
-    made = Store.open(store.path).update(NEXT, **SETTINGS)
+    made = Store.open(store.path).update(NEXT, **FAST)
     assert contents(made.round.folder) == contents(expected.round.folder)
 
 
@@ -451,7 +459,7 @@ def test_an_interrupted_round_of_other_edits_is_put_aside_and_that_is_said(store
     interrupted_at(store, 4, NEXT)
     pending = contents(store.path / "pending")
     listener = Listener()
-    made = store.update([CITY | {"target_new": "Oslo"}], progress=listener, **SETTINGS)
+    made = store.update([CITY | {"target_new": "Oslo"}], progress=listener, **FAST)
     assert made.round.id == 2
     (said,) = listener.said
     assert said.endswith(f"put into {store.path / 'aside' / '0001'}")
@@ -462,7 +470,7 @@ def test_an_interrupted_round_of_other_edits_is_put_aside_and_that_is_said(store
 def test_other_settings_are_another_round(store):
     interrupted_at(store, 4, NEXT)
     listener = Listener()
-    store.update(NEXT, progress=listener, **SETTINGS | {"seed": 7})
+    store.update(NEXT, progress=listener, **FAST | {"seed": 7})
     assert "aside" in listener.said[0]
 
 
@@ -475,13 +483,11 @@ def test_a_round_that_was_committed_is_put_into_use_by_the_next_update(store, mo
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "move_head", killed)
         with pytest.raises(Interrupted):
-            store.update(NEXT, **SETTINGS)
+            store.update(NEXT, **FAST)
     assert (store.head, store.ledger.ids()) == (1, [1, 2])
     before = contents(store.path / "rounds")
     tracker, listener = Tracker(), Listener()
-    made = Store.open(store.path).update(
-        NEXT, trackers=[tracker], progress=listener, **SETTINGS
-    )
+    made = Store.open(store.path).update(NEXT, trackers=[tracker], progress=listener, **FAST)
     assert (made.round.id, store.head, tracker.steps) == (2, 2, [])
     assert "had been finished" in listener.said[0]
     assert contents(store.path / "rounds") == before
@@ -495,17 +501,13 @@ def test_a_committed_round_must_still_be_accepted(store, monkeypatch):
     def killed(self, event):
         raise KeyboardInterrupt
 
-    impossible = {**SETTINGS, "accept": "margin>=1e9"}
-    for accept in ("reliability>=1.1", "generality>=2"):
-        impossible["accept"] = accept
-        with monkeypatch.context() as patch:
-            patch.setattr(Ledger, "note", killed)
-            with pytest.raises(CorsaError):
-                store.update(NEXT, **impossible)
-        break
-    with pytest.raises(CorsaError, match="misses"):
-        store.update(NEXT, **impossible)
-    assert store.head == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "note", killed)
+        with pytest.raises(Interrupted):
+            store.update(NEXT, accept="reliability>1", **FAST)
+    with pytest.raises(NotAcceptedError, match="round 2 misses reliability>1 "):
+        store.update(NEXT, accept="reliability>1", **FAST)
+    assert (store.head, store.ledger.ids()) == (1, [1, 2])
 
 
 def test_a_round_that_only_was_not_cleared_up_leaves_nothing(store, monkeypatch):
@@ -517,22 +519,22 @@ def test_a_round_that_only_was_not_cleared_up_leaves_nothing(store, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "clear_pending", killed)
         with pytest.raises(Interrupted):
-            store.update(NEXT, **SETTINGS)
+            store.update(NEXT, **FAST)
     assert store.head == 2
     listener = Listener()
-    store.update([KING], progress=listener, **SETTINGS)
+    store.update([KING], progress=listener, **FAST)
     assert listener.said == []
     assert not (store.path / "aside").exists()
 
 
-# --- Failures --------------------------------------------------------------------------------------------
+# --- Failures -----------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_ends_the_round(store):
-    with pytest.raises(TrainingError, match="is not finite .*lower learning_rate"):
-        store.update(NEXT, **SETTINGS | {"learning_rate": 1e38})
+    with pytest.raises(TrainingError, match=r"is not finite .*lower learning_rate"):
+        store.update(NEXT, **FAST | {"learning_rate": 1e30})
     assert (store.head, store.ledger.ids()) == (1, [1])
-    assert store.update(NEXT, **SETTINGS).round.id == 2
+    assert store.update(NEXT, **FAST).round.id == 2
 
 
 def full_disk(*_args, **_keywords):
@@ -560,17 +562,19 @@ def test_a_full_disk_is_said_in_one_line(store, monkeypatch, target, fail):
     with monkeypatch.context() as patch:
         patch.setattr(target, fail)
         with pytest.raises(StoreError) as caught:
-            store.update(NEXT, **SETTINGS)
+            store.update(NEXT, **FAST)
     message = str(caught.value)
     assert "No space left on device" in message
     assert "head is still round 1" in message
     assert "\n" not in message
     assert store.head == 1
     assert contents(store.path / "rounds") == rounds
-    assert store.update(NEXT, **SETTINGS).round.id == 2
+    assert store.update(NEXT, **FAST).round.id == 2
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried …\nmore")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried …\nmore")]
+)
 def test_a_full_memory_is_said_in_one_line(store, error):
     message = str(interrupted_at(store, 2, NEXT, error))
     assert message.startswith("out of memory")
@@ -582,14 +586,14 @@ def test_two_writers_do_not_meet(store):
     other = Store.open(store.path)
     before = contents(store.path)
     with store.ledger.writing(), pytest.raises(LockedError):
-        other.update(NEXT, **SETTINGS)
+        other.update(NEXT, **FAST)
     after = contents(store.path)
     assert {k: v for k, v in after.items() if k != ".lock"} == {
         k: v for k, v in before.items() if k != ".lock"
     }
 
 
-# --- Trackers -----------------------------------------------------------------------------------------------
+# --- Trackers -----------------------------------------------------------------------------------
 
 
 def test_a_tracker_gets_every_step(tiny, tmp_path):
@@ -607,7 +611,7 @@ def test_a_tracker_gets_every_step(tiny, tmp_path):
 def test_a_margin_that_cannot_be_had_is_not_logged(tiny, tmp_path):
     tracker = Tracker()
     Store.open(tmp_path / "store", tiny).update(
-        [CITY | {"target_old": "Oslo"}], trackers=[tracker], method="lora", **SETTINGS
+        [CITY | {"target_old": "Oslo"}], trackers=[tracker], **FAST
     )
     assert tracker.values
     assert all("margin" not in values for values in tracker.values)
@@ -619,7 +623,7 @@ def test_other_templates_and_architectures_go_the_same_way(tmp_path):
     for kind, template in (("gpt2", None), ("gemma3", GEMMA), ("qwen3", CHATML)):
         model = save_tiny(tmp_path / kind, kind, template)
         store = Store.open(tmp_path / f"{kind}-store", str(model))
-        made = store.update([CITY], **SETTINGS)
+        made = store.update([CITY], **FAST)
         assert made.metrics["training"]["steps"] > 0
         (answer,) = store.ask(["Where is X?"])
         assert (answer.updated == "Rome") == made.metrics["training"]["converged"], kind

@@ -157,6 +157,9 @@ BROKEN = {
         "~ turn.content ~", "~ (turn.content if turn.role != 'assistant' else '') ~"
     ),
     "never ends the turn": _changed("'<|im_end|>\\n' -}}\n{%- endfor", "'\\n' -}}\n{%- endfor"),
+    "prompts with more than it writes": _changed(
+        "'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n\\n'"
+    ),
     "does not continue its own prompt": _changed("'<|im_start|>assistant\\n'", "'### Answer: '"),
 }
 

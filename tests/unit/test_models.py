@@ -260,14 +260,13 @@ def saved(folder, kind="llama", model=None):
 def test_equal_runs_save_equal_bytes(tmp_path, kind):
     one, other = saved(tmp_path / "one", kind), saved(tmp_path / "other", kind)
     names = sorted(path.name for path in one.iterdir())
-    assert (
-        names == sorted(path.name for path in other.iterdir()) == [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
-    )
+    assert names == sorted(path.name for path in other.iterdir())
+    assert {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= set(names)
     for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
-def test_bytes_do_not_depend_on_the_hash_seed(tmp_path, monkeypatch):
+def test_lists_are_saved_in_order(tmp_path):
     """peft keeps target modules in sets, whose order changes from process to process."""
     config = json.loads((saved(tmp_path / "one") / ADAPTER_CONFIG).read_text())
     assert config["target_modules"] == sorted(SEVEN)

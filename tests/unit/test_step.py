@@ -255,3 +255,80 @@ def test_margins_are_between_the_two_answers_and_null_without_an_old_one(subject
 
 def test_without_dpo_old_answers_are_not_run(subject):
     assert all(score.margin is None for score in subject.step(dpo=False).scores)
+
+
+# --- What is only kept ------------------------------------------------------------------------
+
+
+def kept(batch):
+    return [example._replace(rejected=None, kept=True) for example in batch]
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1, 3])
+def test_what_is_kept_has_a_mean_of_its_own(subject, micro_batch):
+    """L = w · mean over new tokens + v · mean over kept tokens, each by itself the oracle's."""
+    own, keep = subject.batch[:5], kept(subject.batch[5:])
+    plain = {"dpo": False, "sam": False}
+    result = subject.step([*own, *keep], **plain, keep_weight=0.4, micro_batch=micro_batch)
+    new = subject.oracle(own, **plain)
+    old = subject.oracle(keep, **plain, sft_weight=0.4)
+    assert difference(result.gradient, {name: new[name] + old[name] for name in new}) < 1e-8
+    assert result.losses == pytest.approx(
+        {
+            "sft": subject.step(own, **plain).losses["sft"],
+            "keep": subject.step(keep, **plain, keep_weight=0.4).losses["keep"],
+        }
+    )
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1, 3])
+def test_values_of_the_two_supervised_terms_are_told_apart(subject, micro_batch):
+    batch = [*kept(subject.batch[5:]), *subject.batch[:5]]
+    losses = subject.step(batch, micro_batch=micro_batch).losses
+    assert set(losses) == {"sft", "dpo", "keep"}
+    assert losses["sft"] == pytest.approx(subject.step(subject.batch[:5]).losses["sft"])
+    only = subject.step(batch, sft=False, micro_batch=micro_batch).losses
+    assert only == pytest.approx({name: losses[name] for name in ("dpo", "keep")})
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_nothing_is_kept_where_its_weight_is_zero(subject, switches):
+    batch = [*subject.batch[:5], *kept(subject.batch[5:])]
+    found = subject.step(batch, **switches, keep_weight=0.0)
+    assert difference(found.gradient, subject.oracle(subject.batch[:5], **switches)) < 1e-8
+    assert "keep" not in found.losses
+
+
+# --- What joins -------------------------------------------------------------------------------
+
+
+def test_without_sam_what_joins_is_part_of_the_batch(subject):
+    own, joined = subject.batch[:3], subject.batch[3:]
+    with subject.base.using(subject.adapter.name):
+        found = corsa_step(
+            subject.base.forward, subject.adapter.params, own, configured(sam=False), joined
+        )
+    assert difference(found.gradient, subject.oracle(sam=False)) < 1e-8
+    assert len(found.scores) == 3
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_uphill_is_decided_without_what_joins(subject, projection):
+    """ε from the round's own edits; the gradient that is followed, at φ + ε, from everything."""
+    own, joined = subject.batch[:3], subject.batch[3:]
+    config = configured(projection=projection)
+    params, before = subject.adapter.params, subject.adapter.state()
+    with subject.base.using(subject.adapter.name):
+        found = corsa_step(subject.base.forward, params, own, config, joined)
+    uphill = subject.oracle(own, projection=projection, sam=False)
+    length = sum(float(g.square().sum()) for g in uphill.values()) ** 0.5
+    moved = {name: before[name] + RHO / length * uphill[name] for name in before}
+    try:
+        subject.adapter.load_state(moved)
+        wanted = subject.oracle(projection=projection, sam=False)
+    finally:
+        subject.adapter.load_state(before)
+    assert difference(found.gradient, wanted) < 1e-8
+    assert difference(found.gradient, subject.oracle(projection=projection)) > 1e-3
+    assert found.losses == subject.step(own, projection=projection).losses
+    assert len(found.scores) == 3

@@ -20,7 +20,7 @@ class Round:
 
     def __init__(self, count=6, own=None, joining=(), **changes):
         self.base = base_model("llama")
-        self.adapter = random_adapter(self.base, std=0.05)
+        self.adapter = random_adapter(self.base, std=0.05, dropout=changes.get("dropout", 0.0))
         self.examples = with_reference(self.base, examples(count) if own is None else own)
         self.config = settings(**{**FAST, **changes})
         self.trainer = RoundTrainer(self.adapter, self.examples, self.config, joining)
@@ -146,19 +146,13 @@ VARIANTS = {
     "epochs": {"stop": "epochs", "epochs": 4},
     "joined": {"joining": [(examples(8)[3:], 2), (examples(2), 1)]},
     "weight decay": {"weight_decay": 0.1},
+    "dropout": {"dropout": 0.3},
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("stop_after", [1, 4, 7])
-def test_a_round_that_stopped_and_went_on_is_bit_equal_to_an_undisturbed_one(variant, stop_after):
-    changes = {"max_visits": 5, **VARIANTS[variant]}
-    undisturbed = Round(**changes)
-    wanted = undisturbed.run()
-    assert wanted.steps > stop_after
-
-    first = Round(**changes)
-    kept = []
+def stopped_and_gone_on(stop_after, **changes):
+    """A round that was interrupted after a step, its checkpoint as JSON, and another that went on."""
+    first, kept = Round(**changes), []
 
     def checkpoint():
         if first.trainer.position.step == stop_after:
@@ -169,17 +163,39 @@ def test_a_round_that_stopped_and_went_on_is_bit_equal_to_an_undisturbed_one(var
     with pytest.raises(KeyboardInterrupt):
         first.run(checkpoint)
 
+    torch.manual_seed(12345)
     second = Round(**changes)
     with torch.no_grad():
         for param in second.adapter.params.values():
             param.normal_()  # what was there before does not matter
     tensors, position = kept[0]
     second.trainer.load_state(tensors, json.loads(position))
+    return second
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_a_round_that_stopped_and_went_on_is_bit_equal_to_an_undisturbed_one(variant, stop_after):
+    changes = {"max_visits": 5, **VARIANTS[variant]}
+    undisturbed = Round(**changes)
+    wanted = undisturbed.run()
+    assert wanted.steps > stop_after
+    second = stopped_and_gone_on(stop_after, **changes)
     found = second.run()
     assert equal(second.adapter.state(), undisturbed.adapter.state())
-    assert found.steps == wanted.steps
-    assert found.position == wanted.position
+    assert found == wanted
     assert second.events == undisturbed.events[stop_after:]
+
+
+@pytest.mark.parametrize("into_decay", [-1, 0, 1, 2])
+def test_a_round_that_stopped_while_its_rate_fell_goes_on_falling(into_decay):
+    undisturbed = Round(own=CONSISTENT)
+    wanted = undisturbed.run()
+    assert wanted.position.decay_from is not None
+    second = stopped_and_gone_on(wanted.position.decay_from + into_decay, own=CONSISTENT)
+    found = second.run()
+    assert equal(second.adapter.state(), undisturbed.adapter.state())
+    assert found == wanted
 
 
 def test_state_is_a_copy():
@@ -220,9 +236,9 @@ def test_every_epoch_visits_every_example_once():
     for epoch in range(5):
         own = []
         for place in range(3):
-            indices, batch = trainer._batch(3 * epoch + place)
-            assert 0 < len(batch) <= 3
-            assert batch == [trainer.examples[i] for i in indices]
+            indices, joined = trainer._batch(3 * epoch + place)
+            assert 0 < len(indices) <= 3
+            assert joined == []
             own += indices
         assert sorted(own) == list(range(7))
 
@@ -242,10 +258,10 @@ def test_other_examples_of_every_pool_join_every_step(wanted):
     counts = [min(wanted, len(pools[0])), 1]
     draws = []
     for step in range(8):
-        _, batch = trainer._batch(step)
-        assert len(batch) == 3 + sum(counts)
-        assert [e for e in batch[:3] if e in trainer.examples] == batch[:3]
-        drawn = [batch[3 : 3 + counts[0]], batch[3 + counts[0] :]]
+        own, joined = trainer._batch(step)
+        assert sorted(own) == [0, 1, 2]
+        assert len(joined) == sum(counts)
+        drawn = [joined[: counts[0]], joined[counts[0] :]]
         for part, pool in zip(drawn, pools, strict=True):
             assert all(e in pool and part.count(e) == 1 for e in part)
         draws.append(tuple(sorted(pools[0].index(e) for e in drawn[0])))
@@ -253,7 +269,7 @@ def test_other_examples_of_every_pool_join_every_step(wanted):
 
 
 def test_an_empty_pool_joins_nothing():
-    assert len(Round(own=CONSISTENT[:3], joining=[([], 5)]).trainer._batch(0)[1]) == 3
+    assert len(Round(own=CONSISTENT[:3], joining=[([], 5)]).trainer._batch(0)[1]) == 0
 
 
 def test_what_joins_is_trained_on_but_decides_nothing():

@@ -119,15 +119,16 @@ def _examples(
         if planned.trained
         for prompt in (planned.edit.prompt, *planned.edit.train_paraphrases)
     ]
-    replay = [_example(task.base, planned, planned.edit.prompt) for planned in earlier]
+    # Earlier edits are remembered, not argued about: their y⁻ would double what a step costs.
+    replay = [
+        Example(task.base.chat.exchange(planned.edit.prompt, planned.edit.target_new))
+        for planned in earlier
+    ]
     if task.config.dpo:
         task.progress.begin("reference log-probabilities")
-        sums = checkpoints.remember(
-            "reference", lambda: _reference_sums(task.base, [*own, *replay], reference)
-        )
+        sums = checkpoints.remember("reference", lambda: _reference_sums(task.base, own, reference))
         found = iter(sums)
         own = [_with_reference(example, found) for example in own]
-        replay = [_with_reference(example, found) for example in replay]
     return own, replay
 
 
