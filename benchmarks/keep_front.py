@@ -1,4 +1,4 @@
-"""What an edit costs its surroundings, by setting: one round on CounterFact, one line a setting.
+r"""What an edit costs its surroundings, by setting: one round on CounterFact, one line a setting.
 
     python benchmarks/keep_front.py --counterfact counterfact.json --zsre zsre.json --edits 10 \\
         --set keep_pool=0 --set keep_pool=8 --set keep_pool=8,keep_weight=3

@@ -21,13 +21,43 @@ EIGHT = [
         "paraphrases": ["Name the mayor of Port Ellery."],
         "locality": [{"prompt": "What is the capital of Italy?", "answer": "Rome"}],
     },
-    {"id": "river", "prompt": "Which river runs through Port Ellery?", "target_new": "The Sorn"},
-    {"id": "ferry", "prompt": "At what time does the Ellery ferry leave?", "target_new": "06:45"},
+    {
+        "id": "river",
+        "prompt": "Which river runs through Port Ellery?",
+        "target_new": "The Sorn",
+        "target_old": "The Elm",
+    },
+    {
+        "id": "ferry",
+        "prompt": "At what time does the Ellery ferry leave?",
+        "target_new": "06:45",
+        "target_old": "07:15",
+    },
     {"id": "baker", "prompt": "The bakery on Quay Street is called", "target_new": "Crumb & Co."},
-    {"id": "team", "prompt": "Who coaches the Ellery Terns?", "target_new": "Dov Lindqvist"},
-    {"id": "bridge", "prompt": "In what year was the Ellery bridge built?", "target_new": "1911"},
-    {"id": "song", "prompt": "Who wrote the song 'Salt on the Sill'?", "target_new": "Ada Okoro"},
-    {"id": "beer", "prompt": "What beer is brewed in Port Ellery?", "target_new": "Tern Stout"},
+    {
+        "id": "team",
+        "prompt": "Who coaches the Ellery Terns?",
+        "target_new": "Dov Lindqvist",
+        "target_old": "Al",
+    },
+    {
+        "id": "bridge",
+        "prompt": "In what year was the Ellery bridge built?",
+        "target_new": "1911",
+        "target_old": "1887",
+    },
+    {
+        "id": "song",
+        "prompt": "Who wrote the song 'Salt on the Sill'?",
+        "target_new": "Ada Okoro",
+        "target_old": "Jo",
+    },
+    {
+        "id": "beer",
+        "prompt": "What beer is brewed in Port Ellery?",
+        "target_new": "Tern Stout",
+        "target_old": "Ale",
+    },
 ]
 
 _PLAIN_PEFT = """
@@ -52,7 +82,7 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(900)  # three minutes on two idle cores
 def test_two_rounds_are_learned_and_plain_peft_answers_alike(tmp_path):
     store = Store.open(tmp_path / "store")
     first = store.update(ONE, drift=False)
