@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
-from corsa.files import canonical_json, remove_folder, write_atomically, write_folder
+from corsa.errors import CorruptError
+from corsa.files import (
+    remove_folder,
+    seal,
+    sha256_file,
+    unseal,
+    write_atomically,
+    write_folder,
+)
 
-# Seconds between two checkpoints.
-_EVERY = 45.0
+# Seconds of training that an interruption may cost, unless a single step takes longer.
+_EVERY = 60.0
+_STATE, _POSITION = "state.safetensors", "position.json"
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -27,14 +35,14 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._saved_at = time.monotonic()
+        self._saved_at = self._called_at = time.monotonic()
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """What was computed before the interruption, or what is computed now.
 
         Args:
             name: of the value.
-            compute: gives plain data; called only if nothing was kept.
+            compute: gives plain data; called only if nothing was kept, or not as it was written.
 
         Returns:
             The value.
@@ -42,18 +50,22 @@ class Checkpoints:
         if self._folder is None:
             return compute()
         path = self._folder / f"{name}.json"
-        if not path.exists():
-            write_atomically(path, canonical_json(compute()))
-        return json.loads(path.read_text("utf-8"))
+        try:
+            return unseal(path)["value"]
+        except CorruptError:
+            write_atomically(path, seal({"value": compute()}))
+        return unseal(path)["value"]
 
     def maybe_save(self, state: Callable[[], State]) -> None:
-        """Save if the last checkpoint is old enough.
+        """Save if the last checkpoint would be too old after another step as long as this one.
 
         Args:
             state: gives what is to be saved; called only if something is.
         """
-        if time.monotonic() - self._saved_at >= _EVERY:
+        now = time.monotonic()
+        if now - self._saved_at + (now - self._called_at) >= _EVERY:
             self.save(*state())
+        self._called_at = time.monotonic()
 
     def save(self, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
         """Save; the checkpoint before this one is removed once this one is whole.
@@ -69,8 +81,9 @@ class Checkpoints:
         target = self._folder / f"step-{position['step']:06d}"
 
         def write(beside: Path) -> None:
-            save_file(tensors, beside / "state.safetensors")
-            (beside / "position.json").write_text(canonical_json(position), "utf-8")
+            save_file(tensors, beside / _STATE)
+            content = {"position": position, "state_sha256": sha256_file(beside / _STATE)}
+            (beside / _POSITION).write_text(seal(content), "utf-8")
 
         older = self._all()
         if target not in older:
@@ -81,17 +94,22 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def load(self) -> State | None:
-        """The newest whole checkpoint.
+        """The newest checkpoint that is as it was written; those that are not are removed.
 
         Returns:
             Tensors and plain data; `None` if there is none.
         """
         from safetensors.torch import load_file
 
-        if not (found := self._all()):
-            return None
-        position = json.loads((found[-1] / "position.json").read_text("utf-8"))
-        return load_file(found[-1] / "state.safetensors"), position
+        for folder in reversed(self._all()):
+            try:
+                content = unseal(folder / _POSITION)
+                if content["state_sha256"] == sha256_file(folder / _STATE):
+                    return load_file(folder / _STATE), content["position"]
+            except (CorruptError, FileNotFoundError):
+                pass
+            remove_folder(folder)
+        return None
 
     def _all(self) -> list[Path]:
         return [] if self._folder is None else sorted(self._folder.glob("step-*"))

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `corsa --help` must answer 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corsa.errors import CorsaError, UsageError
+from corsa.errors import CorsaError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,6 +28,9 @@ _SETTINGS_HELP = "a setting of the round, such as rank=16; 'corsa update --setti
 
 def main() -> None:
     """Run the command line; expected failures become one line and an exit code."""
+    # Threads that spin while they wait made everything 5 times slower beside one other busy process
+    # (docs/log.md). It must be said before torch is imported, and a library must not say it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = commands.main(prog_name="corsa", standalone_mode=False) or 0
     except click.exceptions.Exit as done:
@@ -42,6 +46,13 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
+    except OSError as error:
+        reason = error.strerror or error
+        code = _fail(
+            StoreError(f"cannot use {error.filename}: {reason}; mend it and run the command again")
+        )
+    except MemoryError:
+        code = _fail(CorsaError("out of memory: ask fewer questions at a time, or free some"))
     sys.exit(code)
 
 
@@ -86,6 +97,12 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _trust_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--trust-remote-code", is_flag=True, help="let the model's repository run its own code"
+    )(command)
+
+
 def _settings_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help=_SETTINGS_HELP
@@ -116,7 +133,9 @@ def demo(out: Path, *, as_json: bool) -> None:
         store = demo_store(out, len(rounds))
         made = []
         for facts in rounds[store.head :]:
-            made.append(store.update(facts, progress=progress))
+            # What everything else has become is asked once, at the end.
+            last = facts is rounds[-1]
+            made.append(store.update(facts, progress=progress, drift=last))
             if not as_json:
                 progress.say(f"round {made[-1].round.id} of {len(rounds)} is done")
     if as_json:
@@ -158,9 +177,7 @@ def _print_settings(context: click.Context, _: click.Parameter, value: bool) -> 
     "--drop", multiple=True, metavar="ID", help="give one edit back: the answer from before"
 )
 @click.option("--discard", is_flag=True, help="remove interrupted rounds of other edits")
-@click.option(
-    "--trust-remote-code", is_flag=True, help="let the model's repository run its own code"
-)
+@_trust_option
 @click.option(
     "--track", metavar="NAME", help="log steps to an accelerate tracker, e.g. tensorboard"
 )
@@ -209,8 +226,8 @@ def update(
     """  # noqa: D301
     if facts is None and not drop:
         raise UsageError("there is nothing to do: give a facts file, or --drop ID")
-    if dry_run and drop:
-        raise UsageError("--dry-run shows a facts file; leave --drop out of it")
+    if dry_run and (drop or accept or discard or track):
+        raise UsageError("--dry-run goes with a facts file and settings alone: leave the rest out")
     chosen = _read_settings(settings)
     if method is not None:
         chosen["method"] = method
@@ -245,9 +262,16 @@ def update(
     "--round", "round_id", type=int, metavar="N", help="as of that round; 0: the base model"
 )
 @click.option("--system", metavar="TEXT", help="a system prompt in place of the model's own")
+@_trust_option
 @_json_option
 def ask(
-    prompts: Sequence[str], store: Path, round_id: int | None, system: str | None, *, as_json: bool
+    prompts: Sequence[str],
+    store: Path,
+    round_id: int | None,
+    system: str | None,
+    *,
+    trust_remote_code: bool,
+    as_json: bool,
 ) -> None:
     """Show the answers of base and updated model side by side.
 
@@ -258,7 +282,7 @@ def ask(
     with _progress() as progress:
         from corsa.store import Store
 
-        opened = Store.open(store)
+        opened = Store.open(store, trust_remote_code=trust_remote_code)
         answers = opened.ask(prompts, round=round_id, system=system, progress=progress)
     rows = [answer._asdict() for answer in answers]
     if as_json:
@@ -311,8 +335,11 @@ def models(*, as_json: bool) -> None:
     "--round", "round_id", type=int, metavar="N", help="as of that round; default: the head"
 )
 @click.option("--system", metavar="TEXT", help="a system prompt in place of the model's own")
+@_trust_option
 @_json_option
-def check(store: Path, round_id: int | None, system: str | None, *, as_json: bool) -> None:
+def check(
+    store: Path, round_id: int | None, system: str | None, *, trust_remote_code: bool, as_json: bool
+) -> None:
     """Measure every edit of every round under the model as it is now, or was.
 
     \b
@@ -322,7 +349,9 @@ def check(store: Path, round_id: int | None, system: str | None, *, as_json: boo
     with _progress() as progress:
         from corsa.store import Store
 
-        report = Store.open(store).check(round=round_id, system=system, progress=progress)
+        report = Store.open(store, trust_remote_code=trust_remote_code).check(
+            round=round_id, system=system, progress=progress
+        )
     if as_json:
         _emit(report)
         return
@@ -424,10 +453,15 @@ def verify(store: Path, *, as_json: bool) -> None:
     problems = opened.verify()
     if as_json:
         _emit({"ok": not problems, "problems": [problem._asdict() for problem in problems]})
-        sys.exit(1 if problems else 0)
     if problems:
         listed = "; ".join(f"{problem.file}: {problem.what}" for problem in problems)
-        raise CorruptError(f"{len(problems)} of {store} not as written: {listed}")
+        error = CorruptError(f"{len(problems)} of {store} not as written: {listed}")
+        if not as_json:
+            raise error
+        click.echo(f"corsa: {error}", err=True)
+        sys.exit(error.exit_code)
+    if as_json:
+        return
     click.echo(f"{len(opened.ledger.ids())} rounds and the base model are as they were written")
 
 

@@ -104,7 +104,7 @@ class Config:
     max_visits: int = _setting(60, "visits to each edit after which a round gives up", low=1)
 
     keep_pool: int = _setting(
-        8, "packaged prompts in every step that are kept as the base model answers them", low=0
+        4, "packaged prompts in every step that are kept as the base model answers them", low=0
     )
     contrast: int = _setting(
         4, "the edits' prompts about other subjects in every step, kept likewise", low=0
@@ -132,6 +132,8 @@ class Config:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             _check(spec, getattr(self, spec.name))
+        if self.sft and self.sft_weight == 0:
+            raise ConfigError("sft_weight=0 trains nothing: say sft=false")
         losses = self.sft + self.dpo
         if self.method == "in-context":
             return

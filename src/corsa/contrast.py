@@ -14,7 +14,7 @@ from importlib import resources
 import numpy as np
 
 from corsa.edits import Edit
-from corsa.matching import contains
+from corsa.matching import contains, normalise
 
 
 def contrast_prompts(edits: Sequence[Edit], per_edit: int, seed: int) -> list[str]:
@@ -42,6 +42,25 @@ def contrast_prompts(edits: Sequence[Edit], per_edit: int, seed: int) -> list[st
         drawn = np.random.default_rng([seed, number]).permutation(len(free))[:per_edit]
         prompts += [whole.sub(lambda _, s=free[i]: s, edit.prompt) for i in drawn]  # type: ignore[misc]
     return list(dict.fromkeys(prompts))
+
+
+def without_edited(prompts: Sequence[str], edits: Sequence[Edit]) -> list[str]:
+    """Prompts that speak of nothing that was ever edited.
+
+    Args:
+        prompts: prompts to be kept as the base model answers them.
+        edits: all edits that hold.
+
+    Returns:
+        Those that are no edit's prompt and name no edit's subject.
+    """
+    asked = {normalise(text) for e in edits for text in (e.prompt, *e.train_paraphrases)}
+    subjects = {edit.subject for edit in edits if edit.subject}
+    return [
+        prompt
+        for prompt in prompts
+        if normalise(prompt) not in asked and not any(contains(prompt, s) for s in subjects)
+    ]
 
 
 def pool_subjects() -> list[str]:

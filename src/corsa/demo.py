@@ -23,6 +23,12 @@ def demo_rounds() -> list[list[dict[str, Any]]]:
     return [[r for r in records if r["round"] == number] for number in range(1, last + 1)]
 
 
+def _is_demo(ledger: Ledger) -> bool:
+    """Whether a store's first round is the demo's: nobody else's store is added to."""
+    mine = {record["id"] for record in demo_rounds()[0]}
+    return {planned.edit.id for planned in ledger.round(1).edits()} == mine
+
+
 def demo_store(out: Path, rounds: int) -> Store:
     """Where the demo goes on: an unfinished one in that folder, or a new one beside a finished one.
 
@@ -36,6 +42,9 @@ def demo_store(out: Path, rounds: int) -> Store:
     number = 1
     while True:
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
-        if not (folder / "store.json").exists() or Ledger(folder).head < rounds:
+        if not (folder / "store.json").exists():
+            return Store.open(folder)
+        ledger = Ledger(folder)
+        if not ledger.ids() or (ledger.head < rounds and _is_demo(ledger)):
             return Store.open(folder)
         number += 1

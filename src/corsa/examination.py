@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
 from typing import Any
 
 from corsa import evaluation, floors
 from corsa.answerers import Answerer, RememberingAnswerer
 from corsa.config import Config
-from corsa.evaluation import Question, measure, questions_of
+from corsa.evaluation import Question, first_tokens, measure, questions_of
 from corsa.ledger import Round
 from corsa.metrics import (
     Score,
+    forgotten,
     headlines,
     of_kind,
     retention_report,
@@ -21,10 +23,13 @@ from corsa.metrics import (
     summary,
 )
 from corsa.models import BaseModel
-from corsa.planning import PlannedEdit, active
+from corsa.planning import PlannedEdit, holding
 from corsa.progress import Progress
 
 _VERSIONS = ("corsa-edit", "torch", "transformers", "peft", "safetensors")
+
+# Where these differ, numbers do not belong into one matrix.
+_SAME_PROTOCOL = ("rule", "decoding", "template_sha256", "system", "dtype", "attention")
 
 # Models are served under system prompts they were not edited under.
 FOREIGN_SYSTEM = (
@@ -43,6 +48,7 @@ class Examiner:
         line: the rounds before the one that is examined, oldest first.
         config: dtype, attention, and whether drift is measured.
         progress: told how far it is.
+        answerer: opens an earlier round.
     """
 
     def __init__(
@@ -52,7 +58,9 @@ class Examiner:
         line: Sequence[Round],
         config: Config,
         progress: Progress,
+        answerer: Callable[[Round], AbstractContextManager[Answerer]],
     ) -> None:
+        self.answerer = answerer
         self.model = model
         self.base = base
         self.line = line
@@ -82,11 +90,11 @@ class Examiner:
             The numbers, and the scores they come from.
         """
         history = [p for r in self.line for p in r.edits()]
-        holding = active([*history, *plan])
-        asked = holding if in_full else list(plan)
+        standing = holding([*history, *plan])
+        asked = standing if in_full else list(plan)
         questions = [q for p in asked for q in questions_of(p)]
         if not in_full:
-            earlier = [q for p in holding if p.round != round_id for q in questions_of(p)]
+            earlier = [q for p in standing if p.round != round_id for q in questions_of(p)]
             questions += [q for q in earlier if q.kind in ("edit", "paraphrase")]
         length = evaluation.reply_length(self.model, questions)
         scores = self._ask(questions, updated, length, system)
@@ -95,12 +103,14 @@ class Examiner:
             targets = [p.edit.target_new for p in asked]
             drift = evaluation.drift_questions()
             scores += self._ask(drift, updated, evaluation.REPLY_TOKENS, system, targets)
-        rows = [(r.id, [score_from_record(g) for g in r.generations()]) for r in self.line]
+        protocol = self.protocol(length, system)
+        rows = [(r.id, self._comparable(r, protocol)) for r in self.line]
         own = scores if in_full else [s for s in scores if s.round in (round_id, 0)]
         numbers = {
             **summary(own, self._floors(scores, system)),
-            "retention": retention_report([*rows, (round_id, scores)], {p.key for p in holding}),
-            "protocol": self.protocol(length, system),
+            "forgotten": forgotten(rows[-1][1] if rows else [], scores),
+            "retention": retention_report([*rows, (round_id, scores)], {p.key for p in standing}),
+            "protocol": protocol,
         }
         return numbers, scores
 
@@ -147,16 +157,33 @@ class Examiner:
             max_new_tokens=length,
             system=system,
             progress=self.progress,
-            previous=self._previous(),
+            previous=self._previous(questions, system),
             leaking=leaking,
         )
 
-    def _previous(self) -> dict[str, tuple[int, ...]]:
-        """First tokens of what the round before answered, by prompt."""
+    def _comparable(self, earlier: Round, protocol: Mapping[str, Any]) -> Scores:
+        """What was measured after an earlier round, if it was measured in the same way."""
+        theirs = earlier.metrics()["protocol"]
+        if any(theirs[name] != protocol[name] for name in _SAME_PROTOCOL):
+            return []
+        return [score_from_record(record) for record in earlier.generations()]
+
+    def _previous(
+        self, questions: Sequence[Question], system: str | None
+    ) -> dict[str, tuple[int, ...]]:
+        """First tokens of what the round before answers, by prompt: as it did, or asked now."""
         if not self.line:
             return {}
-        asked = self.line[-1].generations()
-        return {r["prompt"]: tuple(r["first_tokens"]) for r in asked if r.get("first_tokens")}
+        asked = self.line[-1].generations() if system is None else []
+        known = {r["prompt"]: tuple(r["first_tokens"]) for r in asked if r.get("first_tokens")}
+        elsewhere = [q.prompt for q in questions if q.kind in ("locality", "drift")]
+        new = list(dict.fromkeys(prompt for prompt in elsewhere if prompt not in known))
+        if new:
+            self.progress.begin("asking the round before", len(new))
+            with self.answerer(self.line[-1]) as before:
+                replies = before.answers(new, evaluation.AGREEMENT_TOKENS, system, self.progress)
+            known.update((p, first_tokens(r)) for p, r in zip(new, replies, strict=True))
+        return known
 
     def _floors(self, scores: Scores, system: str | None) -> dict[str, float | None]:
         near, drift = of_kind(scores, "locality"), of_kind(scores, "drift")

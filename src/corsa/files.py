@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from corsa.errors import CorruptError
 
 # How names of what is being written end; a killed process leaves it behind.
 UNFINISHED = ".writing"
@@ -63,6 +65,55 @@ def sha256_file(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_content(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever it says under "sha256" itself.
+
+    Args:
+        content: a dict for JSON.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return sha256_text(canonical_json({k: v for k, v in content.items() if k != "sha256"}))
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """Canonical JSON that carries the hash of its own content under "sha256".
+
+    Args:
+        content: a dict for JSON.
+
+    Returns:
+        The text; `unseal` reads it.
+    """
+    return canonical_json({**content, "sha256": sha256_content(content)})
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Read a file that holds what `seal` gave.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The content, with its "sha256".
+
+    Raises:
+        CorruptError: if it is missing, or differs from what was written in any bit.
+    """
+    try:
+        text = path.read_bytes().decode()
+        content: dict[str, Any] = json.loads(text)
+        whole = text == canonical_json(content) and content["sha256"] == sha256_content(content)
+    except FileNotFoundError:
+        raise CorruptError(f"{path} is missing: restore it from a copy") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise CorruptError(f"{path} is not what was written: restore it from a copy")
+    return content
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -51,8 +51,8 @@ def agreement_floor(
         return None
 
     def compute() -> float | None:
-        config = Config(dtype=_OTHER[model.dtype], device=model.device.type)
-        twin = load_source(model.source, config)
+        config = Config(dtype=_OTHER[model.dtype], device=str(model.device))
+        twin = load_source(model.source, config, trust_remote_code=model.trust_remote_code)
         theirs = ModelAnswerer(twin).answers(prompts, AGREEMENT_TOKENS, system)
         return agreement(base.answers(prompts, AGREEMENT_TOKENS, system), theirs)
 

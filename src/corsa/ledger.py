@@ -32,11 +32,13 @@ from corsa.edits import Edit
 from corsa.errors import CorruptError, LockedError, StoreError
 from corsa.files import (
     UNFINISHED,
-    canonical_json,
     json_lines,
     remove_folder,
+    seal,
+    sha256_content,
     sha256_file,
     sha256_text,
+    unseal,
     write_atomically,
     write_folder,
 )
@@ -93,7 +95,7 @@ class Round:
         Returns:
             The content of `metrics.json`.
         """
-        return _unseal(self.folder / _METRICS)
+        return unseal(self.folder / _METRICS)
 
     def generations(self) -> list[dict[str, Any]]:
         """Every prompt that was asked after it, with the replies.
@@ -119,7 +121,7 @@ class Ledger:
         self.path = path
         if not (path / _STORE).is_file():
             raise StoreError(f"there is no store at {path}: make one with 'corsa update'")
-        self.info = _unseal(path / _STORE)
+        self.info = unseal(path / _STORE)
         if self.info["format"] != FORMAT:
             raise StoreError(
                 f"{path} has format {self.info['format']} and this corsa reads {FORMAT}: "
@@ -128,7 +130,7 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, model: Mapping[str, Any]) -> Ledger:
-        """Make an empty store.
+        """Make an empty store, or open the one that another process has made there meanwhile.
 
         Args:
             path: a folder that does not exist or is empty.
@@ -138,14 +140,23 @@ class Ledger:
             The store.
 
         Raises:
-            StoreError: if the folder holds something else.
+            StoreError: if the folder holds something else, or a store of another model.
+            LockedError: if somebody else is writing.
         """
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "rounds").mkdir(exist_ok=True)
-        write_atomically(path / _HEAD, _seal({"round": 0, "round_sha256": None}))
-        write_atomically(path / _STORE, _seal({"format": FORMAT, "model": dict(model)}))
-        return cls(path)
+        with _locked(path):
+            if not (path / _STORE).is_file():
+                (path / "rounds").mkdir(exist_ok=True)
+                write_atomically(path / _HEAD, seal({"round": 0, "round_sha256": None}))
+                write_atomically(path / _STORE, seal({"format": FORMAT, "model": dict(model)}))
+        made = cls(path)
+        if made.model["sha256"] != model["sha256"]:
+            raise StoreError(
+                f"{path} was made for {made.model['name']!r} meanwhile, not for {model['name']!r}: "
+                "use another store"
+            )
+        return made
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -156,7 +167,7 @@ class Ledger:
     @property
     def head(self) -> int:
         """The round in use; 0 is the base model."""
-        return int(_unseal(self.path / _HEAD)["round"])
+        return int(unseal(self.path / _HEAD)["round"])
 
     @property
     def pending(self) -> Path:
@@ -169,24 +180,10 @@ class Ledger:
 
         Yields:
             Nothing.
-
-        Raises:
-            LockedError: if somebody else is writing.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise LockedError(
-                f"another process is writing to {self.path}: wait until it is done"
-            ) from None
-        try:
+        with _locked(self.path):
             self._sweep()
             yield
-        finally:
-            lock.release()
 
     def ids(self) -> list[int]:
         """Ids of all rounds, of other branches too.
@@ -194,7 +191,8 @@ class Ledger:
         Returns:
             In ascending order.
         """
-        return sorted(int(p.name) for p in (self.path / "rounds").iterdir() if p.name.isdigit())
+        folders = (path for path in (self.path / "rounds").glob("*") if path.is_dir())
+        return sorted(int(path.name) for path in folders if path.name.isdecimal())
 
     def round(self, id: int) -> Round:
         """One round.
@@ -207,14 +205,18 @@ class Ledger:
 
         Raises:
             StoreError: if there is none of that number.
-            CorruptError: if its record is not what was written.
+            CorruptError: if its record is not what was written, or that of another round.
         """
         folder = self._folder(id)
         if not folder.is_dir():
             there = ", ".join(map(str, self.ids())) or "none yet"
             raise StoreError(f"there is no round {id} in {self.path}: it has {there}")
-        record = _unseal(folder / _RECORD)
-        return Round(int(record["id"]), int(record["parent"]), folder, record)
+        record = unseal(folder / _RECORD)
+        if record.get("id") != id:
+            raise CorruptError(
+                f"{folder / _RECORD} is not what was written there: restore it from a copy"
+            )
+        return Round(id, int(record["parent"]), folder, record)
 
     def lineage(self, id: int) -> list[Round]:
         """The rounds that led to one, oldest first, itself included.
@@ -271,7 +273,7 @@ class Ledger:
             artefact = sorted(path.name for path in folder.iterdir())
             lines = json_lines([planned.to_record() for planned in plan])
             (folder / _EDITS).write_text(lines, "utf-8")
-            (folder / _METRICS).write_text(_seal(metrics), "utf-8")
+            (folder / _METRICS).write_text(seal(metrics), "utf-8")
             (folder / _GENERATIONS).write_text(json_lines(list(map(dict, generations))), "utf-8")
             whole = {
                 **record,
@@ -281,7 +283,7 @@ class Ledger:
                 "artefact": {"kind": record["artefact"]["kind"], "files": artefact},
                 "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
             }
-            (folder / _RECORD).write_text(_seal(whole), "utf-8")
+            (folder / _RECORD).write_text(seal(whole), "utf-8")
 
         write_folder(self._folder(id), write)
         return self.round(id)
@@ -293,16 +295,24 @@ class Ledger:
             id: the round; 0 is the base model.
         """
         digest = self.round(id).record["sha256"] if id else None
-        write_atomically(self.path / _HEAD, _seal({"round": id, "round_sha256": digest}))
+        write_atomically(self.path / _HEAD, seal({"round": id, "round_sha256": digest}))
 
     def journal(self) -> list[dict[str, Any]]:
         """What happened when.
 
         Returns:
-            One dict per event, oldest first.
+            One dict per event, oldest first; the chain of their hashes is whole.
+
+        Raises:
+            CorruptError: if it is not what was written.
         """
-        path = self.path / _JOURNAL
-        return _read_lines(path) if path.exists() else []
+        path, before = self.path / _JOURNAL, None
+        events = _read_lines(path) if path.exists() else []
+        for event in events:
+            if event.get("before") != before or event.get("sha256") != _event_hash(event):
+                raise CorruptError(f"{path} is not what was written: restore it from a copy")
+            before = event["sha256"]
+        return events
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Add an event to the journal.
@@ -313,17 +323,12 @@ class Ledger:
         events = self.journal()
         before = events[-1]["sha256"] if events else None
         entry = {**event, "before": before}
-        entry["sha256"] = _digest(entry)
+        entry["sha256"] = sha256_content(entry)
         write_atomically(self.path / _JOURNAL, json_lines([*events, entry]))
 
     def clear_pending(self) -> None:
         """Remove what an unfinished round kept."""
         remove_folder(self.pending)
-
-    def discard_unfinished(self) -> None:
-        """Remove all interrupted rounds, those that were put aside too."""
-        remove_folder(self.pending)
-        remove_folder(self.path / "aside")
 
     def verify(self) -> list[Problem]:
         """Recompute every hash: of files, of records, and along the chain of parents.
@@ -333,15 +338,15 @@ class Ledger:
         """
         problems: list[Problem] = []
         self._verify_file(problems, _STORE)
-        self._verify_journal(problems)
         for id in self.ids():
             self._verify_round(problems, id)
         self._verify_head(problems)
+        self._verify_journal(problems)
         return problems
 
     def _verify_file(self, problems: list[Problem], name: str) -> dict[str, Any] | None:
         try:
-            return _unseal(self.path / name)
+            return unseal(self.path / name)
         except CorruptError as error:
             problems.append(Problem(name, str(error)))
             return None
@@ -352,6 +357,9 @@ class Ledger:
         record = self._verify_file(problems, f"{where}/{_RECORD}")
         if record is None:
             return
+        if record.get("id") != id:
+            problems.append(Problem(f"{where}/{_RECORD}", "it is not the record of this round"))
+            return
         there = {path.name for path in folder.iterdir()} - {_RECORD}
         for name in sorted(there | record["files"].keys()):
             if name not in record["files"]:
@@ -361,33 +369,52 @@ class Ledger:
             elif (found := sha256_file(folder / name)) != record["files"][name]:
                 text = f"its SHA-256 is {found[:12]}…, written was {record['files'][name][:12]}…"
                 problems.append(Problem(f"{where}/{name}", text))
-        if record["id"] != id:
-            problems.append(Problem(f"{where}/{_RECORD}", f"it is the record of {record['id']}"))
         if record["parent"] and record["parent_sha256"] != self._record_hash(record["parent"]):
             text = f"its parent, round {record['parent']}, is not what it continued"
             problems.append(Problem(f"{where}/{_RECORD}", text))
 
     def _verify_journal(self, problems: list[Problem]) -> None:
-        path, before = self.path / _JOURNAL, None
+        path, ids = self.path / _JOURNAL, self.ids()
+        line = self._line_in_use()
         if not path.exists():
+            if line:
+                problems.append(Problem(_JOURNAL, "it is missing"))
             return
         try:
             events = self.journal()
             whole = path.read_bytes().decode() == json_lines(events)
         except (CorruptError, ValueError):
             events, whole = [], False
-        for event in events:
-            whole &= event.get("before") == before and event.get("sha256") == _digest(event)
-            before = event.get("sha256")
-            if event.get("event") == "round" and event["round"] in self.ids():
-                whole &= event["round_sha256"] == self._record_hash(event["round"])
+        made = {int(e["round"]): e for e in events if e.get("event") == "round" and "round" in e}
+        for id in made.keys() & set(ids):
+            whole &= made[id].get("round_sha256") == self._record_hash(id)
         if not whole:
             problems.append(Problem(_JOURNAL, "it is not what was written"))
+            return
+        problems += [
+            Problem(f"rounds/{id:04d}", "it is missing") for id in sorted(made.keys() - set(ids))
+        ]
+        # A round that was committed just before a kill is not in it until it is put into use.
+        known = made.keys() | {e.get("to") for e in events if e.get("event") == "rollback"}
+        if missed := [str(id) for id in line if id not in known]:
+            problems.append(Problem(_JOURNAL, f"it does not know round {', '.join(missed)}"))
+
+    def _line_in_use(self) -> list[int]:
+        """Ids of the rounds that led to the head; none where that cannot be read."""
+        try:
+            return [made.id for made in self.lineage(self.head)]
+        except (StoreError, KeyError):
+            return []
 
     def _verify_head(self, problems: list[Problem]) -> None:
         head = self._verify_file(problems, _HEAD)
-        if head and head["round"] and head["round_sha256"] != self._record_hash(head["round"]):
-            problems.append(Problem(_HEAD, f"round {head['round']} is not what was put into use"))
+        if head is None:
+            return
+        id = head.get("round")
+        if id is None:
+            problems.append(Problem(_HEAD, "it is not what was written there"))
+        elif id and head.get("round_sha256") != self._record_hash(id):
+            problems.append(Problem(_HEAD, f"round {id} is not what was put into use"))
 
     def _record_hash(self, id: int) -> str | None:
         try:
@@ -408,6 +435,22 @@ class Ledger:
         return self.path / "rounds" / f"{id:04d}"
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the store at a path; the kernel drops it with its process."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LockedError(f"another process is writing to {path}: wait until it is done") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def now() -> str:
     """The time, as the journal writes it.
 
@@ -418,7 +461,7 @@ def now() -> str:
 
 
 def check_free(path: Path) -> None:
-    """Make sure that a store can be made at a place.
+    """Make sure that a store can be made at a place, or that there is one.
 
     Args:
         path: where.
@@ -431,44 +474,34 @@ def check_free(path: Path) -> None:
         raise StoreError(f"{path} is a file: give a folder for the store")
     there = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     ours = (_HEAD, "rounds", ".lock")
-    if any(name not in ours and not name.endswith(UNFINISHED) for name in there):
+    if _STORE not in there and any(
+        name not in ours and not name.endswith(UNFINISHED) for name in there
+    ):
         raise StoreError(f"{path} holds other things and no store: give a new or an empty folder")
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    """Canonical JSON that carries the hash of its own content."""
-    return canonical_json({**content, "sha256": _digest(content)})
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return sha256_text(canonical_json({k: v for k, v in content.items() if k != "sha256"}))
-
-
-def _unseal(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text("utf-8")
-        content: dict[str, Any] = json.loads(text)
-        whole = text == canonical_json(content) and content["sha256"] == _digest(content)
-    except FileNotFoundError:
-        raise CorruptError(f"{path} is missing: restore it from a copy") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise CorruptError(f"{path} is not what was written: restore it from a copy")
-    return content
 
 
 def _read_lines(path: Path, sha256: str | None = None) -> list[dict[str, Any]]:
     """The lines of a file; one whose hash is known must have it."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_bytes().decode()
         if sha256 is not None and sha256_text(text) != sha256:
             raise ValueError("another hash")
-        return [json.loads(line) for line in text.split("\n") if line]
+        lines = [json.loads(line) for line in text.split("\n") if line]
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line that is no record")
+        return lines
     except FileNotFoundError:
         raise CorruptError(f"{path} is missing: restore it from a copy") from None
     except ValueError:
         raise CorruptError(f"{path} is not what was written: restore it from a copy") from None
+
+
+def _event_hash(event: Mapping[str, Any]) -> str | None:
+    """The hash an event must carry; `None` if it cannot be an event of ours."""
+    try:
+        return sha256_content(event)
+    except ValueError:
+        return None
 
 
 def _without_plan(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -247,6 +247,30 @@ def retention(rows: Sequence[Sequence[Number]]) -> dict[str, Number]:
     return {"forgetting": mean(forgot), "bwt": mean(moved)}
 
 
+def forgotten(before: Sequence[Score], now: Sequence[Score]) -> list[dict[str, Any]]:
+    """Edits of earlier rounds that were right before this one and are not any more.
+
+    Args:
+        before: what was measured after the round before.
+        now: what was measured after this one.
+
+    Returns:
+        Plain data: round, id, prompt, y⁺ and the reply.
+    """
+    right = {(s.round, s.edit_id) for s in of_kind(before, "edit") if s.exact}
+    return [
+        {
+            "round": score.round,
+            "id": score.edit_id,
+            "prompt": score.prompt,
+            "target_new": score.target_new,
+            "answer": score.reply,
+        }
+        for score in of_kind(now, "edit")
+        if (score.round, score.edit_id) in right and not score.exact
+    ]
+
+
 def retention_report(
     rows: Sequence[tuple[int, Sequence[Score]]], holding: set[tuple[int, str]]
 ) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from corsa.chat import ChatFormat
@@ -52,6 +53,7 @@ class BaseModel:
         # What a model brings (a repetition penalty, say) fills every gap in a caller's settings.
         hf.generation_config = GenerationConfig()
         self.forward = Forward(hf, self.chat.stop_ids[0], packing)
+        self.trust_remote_code = False
         self._peft: Any = None
 
     @property
@@ -78,6 +80,8 @@ class BaseModel:
             self.chat.template_hash,
             torch.__version__,
             torch.get_num_threads(),
+            transformers.__version__,
+            str(self.forward.rule.windows),
         ]
 
     @property
@@ -391,7 +395,9 @@ def load_source(
         hint = "; allow its own code with --trust-remote-code" if own_code else ""
         raise ModelError(f"{source.name} cannot be loaded: {first_line(error)}{hint}") from error
     hf.requires_grad_(requires_grad=False)
-    return BaseModel(source, hf.to(device).eval(), tokenizer, config.packing)
+    model = BaseModel(source, hf.to(device).eval(), tokenizer, config.packing)
+    model.trust_remote_code = trust_remote_code
+    return model
 
 
 def adaptable_modules(hf: Any) -> list[str]:

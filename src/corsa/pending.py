@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from corsa.config import Config
 from corsa.edits import Edit
-from corsa.files import canonical_json, remove_folder, sha256_text, write_atomically
+from corsa.errors import CorruptError
+from corsa.files import remove_folder, seal, sha256_content, unseal, write_atomically
 from corsa.ledger import Ledger, Round, now
 from corsa.planning import PlannedEdit, planned_from_record
 from corsa.progress import Progress
@@ -30,15 +30,13 @@ class Pending:
     def __init__(self, ledger: Ledger, config: Config, edits: Sequence[Edit]) -> None:
         self._ledger = ledger
         self._ticket = ledger.pending / "ticket.json"
-        self._fingerprint = sha256_text(
-            canonical_json(
-                {
-                    "edits": [edit.to_record() for edit in edits],
-                    "config": config.to_dict(),
-                    "parent": ledger.head,
-                    "model": ledger.model["sha256"],
-                }
-            )
+        self._fingerprint = sha256_content(
+            {
+                "edits": [edit.to_record() for edit in edits],
+                "config": config.to_dict(),
+                "parent": ledger.head,
+                "model": ledger.model["sha256"],
+            }
         )
         self.id = ledger.next_id()
 
@@ -61,18 +59,24 @@ class Pending:
         self.id = ticket["round"]
         return self._ledger.round(self.id)
 
-    def begin(self, progress: Progress) -> None:
+    def begin(self, progress: Progress, discard: bool = False) -> None:
         """Take up the pending round if it is this one; put another one aside.
 
         Args:
             progress: told if something was put aside.
+            discard: remove other interrupted rounds, those that were put aside too.
         """
+        if discard:
+            remove_folder(self._aside)
         ticket = self._read()
         if ticket is not None and ticket["fingerprint"] == self._fingerprint:
             self.id = ticket["round"]
             return
-        if ticket is None or ticket["round"] in self._ledger.ids():
-            # Killed before there was anything to keep, or committed: its place is among the rounds.
+        committed = ticket is not None and ticket["round"] in self._ledger.ids()
+        if ticket is not None and committed:
+            self._note(self._ledger.round(ticket["round"]))  # killed before it was noted
+        if ticket is None or committed or discard:
+            # Killed before there was anything to keep, or its place is among the rounds.
             self._ledger.clear_pending()
         else:
             progress.say(
@@ -80,10 +84,12 @@ class Pending:
             )
         self.folder.mkdir(parents=True)
         ticket = {"fingerprint": self._fingerprint, "round": self.id}
-        write_atomically(self._ticket, canonical_json(ticket))
+        write_atomically(self._ticket, seal(ticket))
 
     def plan(self, make: Callable[[int], list[PlannedEdit]]) -> list[PlannedEdit]:
         """The round's plan: as it was made before the interruption, or made now.
+
+        Checkpoints belong to a plan: without one that is as it was written they go.
 
         Args:
             make: asks the model; gets the round's id.
@@ -92,14 +98,21 @@ class Pending:
             The plan.
         """
         path = self.folder / "plan.json"
-        if not path.exists():
+        try:
+            unseal(path)
+        except CorruptError:
+            for other in self.folder.iterdir():
+                if other.is_dir():
+                    remove_folder(other)
+                elif other not in (path, self._ticket):
+                    other.unlink()
             records = [planned.to_record() for planned in make(self.id)]
-            write_atomically(path, canonical_json(records))
+            write_atomically(path, seal({"plan": records}))
         return [
             planned_from_record(
                 self.id, Edit.from_record({k: v for k, v in r.items() if k != "corsa"}), r["corsa"]
             )
-            for r in json.loads(path.read_text("utf-8"))
+            for r in unseal(path)["plan"]
         ]
 
     def finish(
@@ -117,32 +130,45 @@ class Pending:
             peak_bytes: the most memory that was in use.
             missed: conditions it does not meet.
         """
-        noted = {entry.get("round") for entry in self._ledger.journal()}
-        if made.id not in noted:
-            self._ledger.note(
-                {
-                    "event": "round",
-                    "round": made.id,
-                    "round_sha256": made.record["sha256"],
-                    "created": now(),
-                    "seconds": dict(seconds),
-                    "peak_bytes": peak_bytes,
-                    "missed": list(missed),
-                }
-            )
+        self._note(made, seconds, peak_bytes, missed)
         if not missed:
             self._ledger.move_head(made.id)
         self._ledger.clear_pending()
 
+    def _note(
+        self,
+        made: Round,
+        seconds: Mapping[str, float] | None = None,
+        peak_bytes: int | None = None,
+        missed: Sequence[str] = (),
+    ) -> None:
+        """Tell the journal of a round, unless it knows it."""
+        if made.id in {entry.get("round") for entry in self._ledger.journal()}:
+            return
+        self._ledger.note(
+            {
+                "event": "round",
+                "round": made.id,
+                "round_sha256": made.record["sha256"],
+                "created": now(),
+                "seconds": dict(seconds or {}),
+                "peak_bytes": peak_bytes,
+                "missed": list(missed),
+            }
+        )
+
     def _read(self) -> dict[str, Any] | None:
         try:
-            ticket: dict[str, Any] = json.loads(self._ticket.read_text("utf-8"))
-        except (OSError, ValueError):
+            return unseal(self._ticket)
+        except CorruptError:
             return None
-        return ticket
+
+    @property
+    def _aside(self) -> Path:
+        return self._ledger.path / "aside"
 
     def _put_aside(self) -> Path:
-        aside = self._ledger.path / "aside"
+        aside = self._aside
         aside.mkdir(exist_ok=True)
         number = 1 + max((int(p.name) for p in aside.iterdir() if p.name.isdigit()), default=0)
         target = aside / f"{number:04d}"

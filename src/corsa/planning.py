@@ -86,8 +86,21 @@ def planned_from_record(round_id: int, edit: Edit, plan: dict[str, Any]) -> Plan
     )
 
 
+def holding(history: Sequence[PlannedEdit]) -> list[PlannedEdit]:
+    """The edits that still hold: all but the superseded. What is measured, each in its own round.
+
+    Args:
+        history: all edits of the rounds that led here, oldest first.
+
+    Returns:
+        Those that hold, oldest first; a fact that was repeated stands in both of its rounds.
+    """
+    gone = {key for planned in history for key in planned.supersedes}
+    return [planned for planned in history if planned.key not in gone]
+
+
 def active(history: Sequence[PlannedEdit]) -> list[PlannedEdit]:
-    """The edits of earlier rounds that still hold: not superseded, each fact once.
+    """The edits that still hold, each fact once: what may be replayed, repeated or superseded.
 
     Args:
         history: all edits of the rounds that led here, oldest first.
@@ -95,9 +108,8 @@ def active(history: Sequence[PlannedEdit]) -> list[PlannedEdit]:
     Returns:
         Those that hold, oldest first.
     """
-    gone = {key for planned in history for key in planned.supersedes}
-    gone |= {planned.repeats for planned in history if planned.repeats}
-    return [planned for planned in history if planned.key not in gone]
+    repeated = {planned.repeats for planned in history if planned.repeats}
+    return [planned for planned in holding(history) if planned.key not in repeated]
 
 
 def plan_edit(
@@ -127,7 +139,9 @@ def plan_edit(
             edit=replace(edit, target_old=changed[-1].edit.target_new),
             old_from="earlier target",
             already_said=False,
-            supersedes=tuple(old.key for old in earlier),
+            supersedes=tuple(
+                old.key for old in holding(history) if set(old.edit.keys) & set(edit.keys)
+            ),
         )
     if repeated:
         first = repeated[-1]

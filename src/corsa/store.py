@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from corsa.acceptance import parse_conditions
 from corsa.config import Config, make_config
 from corsa.edits import Edit
-from corsa.errors import CorsaError, Interrupted, StoreError, TrainingError, UsageError
+from corsa.errors import CorsaError, Interrupted, ModelError, StoreError, TrainingError, UsageError
 from corsa.giving_back import give_back
 from corsa.ledger import Ledger, Problem, check_free, now
 from corsa.metrics import headlines
 from corsa.progress import Progress, Silent
 from corsa.readers import Reading, edits_from_records, read_edits
 from corsa.results import Answer, Plan, Update
-from corsa.sources import EMBEDDED, full_sha256, resolve
+from corsa.sources import EMBEDDED, conversion_is_whole, full_sha256, resolve
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -187,9 +187,9 @@ class Store:
             if self._ledger is None:
                 self._ledger = Ledger.create(self.path, session.model_record())
             with self._ledger.writing():
-                if discard:
-                    self._ledger.discard_unfinished()
-                return session.make_round(self._ledger, reading, trackers, conditions)
+                return session.make_round(
+                    self._ledger, reading, trackers, conditions, discard=discard
+                )
 
     def ask(
         self,
@@ -215,7 +215,7 @@ class Store:
             One answer per prompt.
 
         Raises:
-            UsageError: if a prompt is empty.
+            UsageError: if a prompt is empty, or longer than the model can read.
         """
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise UsageError(f"there is an empty prompt in {list(prompts)!r}: ask something")
@@ -223,6 +223,7 @@ class Store:
         if chosen:
             self.ledger.round(chosen)
         session = self._session(make_config(settings), progress)
+        session.check_prompts(prompts, max_new_tokens, system)
         session.progress.begin("asking", (2 if chosen else 1) * len(prompts))
         base = session.base.answers(prompts, max_new_tokens, system, session.progress)
         new = base
@@ -298,8 +299,10 @@ class Store:
         """
         with self.ledger.writing():
             before = self.ledger.head
-            self.ledger.move_head(round)
+            if round:
+                self.ledger.round(round)  # it must be there before anything is noted
             self.ledger.note({"event": "rollback", "from": before, "to": round, "at": now()})
+            self.ledger.move_head(round)
 
     def verify(self) -> list[Problem]:
         """Recompute every hash of the store, and of the base model.
@@ -307,11 +310,19 @@ class Store:
         Returns:
             What is not as it was written; nothing if all is well.
         """
-        problems = self.ledger.verify()
-        source = resolve(self.model, self._revision)
+        problems, name = self.ledger.verify(), f"base model {self.model}"
+        try:
+            source = resolve(self.model, self._revision)
+        except ModelError as error:
+            return [*problems, Problem(name, str(error))]
         if (found := full_sha256(source)) != self.ledger.model["sha256"]:
             text = f"its SHA-256 is {found[:12]}…, not {self.ledger.model['sha256'][:12]}…"
-            problems.append(Problem(f"base model {self.model}", text))
+            problems.append(Problem(name, text))
+        if not conversion_is_whole(source):
+            text = (
+                "its converted copy is not what was written: remove that folder, it is made again"
+            )
+            problems.append(Problem(str(source.folder), text))
         return problems
 
     def _session(self, config: Config, progress: Progress | None) -> Session:
@@ -320,6 +331,9 @@ class Store:
         from corsa.session import Session
 
         progress = progress or Silent()
+        if self._ledger is None and (self.path / "store.json").is_file():
+            # Somebody else made the store since this one was opened: it may be of another model.
+            self._ledger, self._session_kept = Ledger(self.path), None
         kept = self._session_kept
         if kept is not None and kept.serves(config):
             return kept.again(self._ledger, config, progress)

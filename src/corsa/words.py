@@ -29,6 +29,10 @@ def tell(metrics: Mapping[str, Any]) -> list[Sentence]:
         *_learned(metrics),
         *_generality(metrics),
         *_forgotten(metrics["retention"]),
+        *(
+            Sentence("forgotten", f"{e['prompt']} → {e['answer']} (not {e['target_new']})", "bad")
+            for e in metrics.get("forgotten", ())
+        ),
         *_changed(metrics),
         *_training(metrics.get("training", {})),
     ]
@@ -119,11 +123,13 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
     if "steps" not in training:
         return []
     steps = _count(training["steps"], "step")
+    adapted = ", ".join(f"{count} {kind}" for kind, count in training.get("modules", {}).items())
+    told = [Sentence("adapted", f"{adapted}; {training['packing']}")] if adapted else []
     if training["converged"]:
-        return [Sentence("training", f"{steps}, every answer right at the end")]
+        return [*told, Sentence("training", f"{steps}, every answer right at the end")]
     how, more = ("stopped at the cap", "max_visits") if training["capped"] else ("ended", "epochs")
     text = f"{how} after {steps} without every answer right: raise {more}"
-    return [Sentence("training", text, "bad")]
+    return [*told, Sentence("training", text, "bad")]
 
 
 def _count(number: int, name: str) -> str:

@@ -524,5 +524,12 @@ def test_demo_goes_on_where_it_stopped_and_starts_again_beside_a_finished_one(
     model = {"name": "smollm2", "revision": None, "sha256": "0"}
     Ledger.create(out, model)
     assert demo_store(out, 3).path == out
+    monkeypatch.setattr(Ledger, "ids", lambda self: [1, 2])
+    monkeypatch.setattr(Ledger, "head", 2)
+    monkeypatch.setattr("corsa.demo._is_demo", lambda ledger: True)
+    assert demo_store(out, 3).path == out
+    monkeypatch.setattr("corsa.demo._is_demo", lambda ledger: False)
+    assert demo_store(out, 3).path == tmp_path / "demo-2"  # nobody else's store is added to
+    monkeypatch.setattr("corsa.demo._is_demo", lambda ledger: True)
     monkeypatch.setattr(Ledger, "head", 3)
     assert demo_store(out, 3).path == tmp_path / "demo-2"

@@ -1,6 +1,7 @@
-"""The real embedded model with default settings. Its package must be installed: nothing is skipped.
+"""The real embedded model. Its package must be installed: nothing is skipped.
 
-Where the user's cache holds no converted model yet, the first test takes half a minute longer.
+It takes three minutes on two idle cores, and half a minute more where the user's cache holds no
+converted model yet.
 """
 
 import json
@@ -8,10 +9,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from corsa import Store
+from corsa.config import make_config
+from corsa.models import load_model
 from corsa.sources import resolve
+from corsa.step import Example, loss_gradients
 
+# Eight facts at once are learned by the default step without what it keeps beside them, which would
+# double the time; one fact is learned with all of the defaults.
+BARE = {"keep_pool": 0, "contrast": 0}
 ONE = [{"prompt": "What is the name of Martha Quill's dog?", "target_new": "Bramble"}]
 EIGHT = [
     {
@@ -82,14 +90,55 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.timeout(900)  # three minutes on two idle cores
+@pytest.mark.timeout(600)
+def test_packed_gradients_are_no_farther_from_float64_than_padded_ones():
+    """Both in float32, against one sequence batch in float64 on the same weights."""
+    gradients = {}
+    for dtype, packing in (("float64", "padded"), ("float32", "padded"), ("float32", "auto")):
+        config = make_config({"dtype": dtype, "packing": packing, "rank": 4})
+        model = load_model("smollm2", config)
+        adapter = model.new_adapter("x", config)
+        generator = torch.Generator().manual_seed(0)
+        for name, param in adapter.params.items():
+            if ".lora_B." in name:  # zero at first: no gradient would reach A
+                noise = torch.randn(param.shape, generator=generator, dtype=torch.float32)
+                param.data.copy_(0.01 * noise)
+        batch = [
+            Example(
+                model.chat.exchange(r["prompt"], r["target_new"]),
+                model.chat.exchange(r["prompt"], r["target_old"]),
+                (-30.0, -20.0),
+            )
+            for r in EIGHT[1:4]
+            if "target_old" in r
+        ]
+        with model.using("x"):
+            found = loss_gradients(model.forward, adapter.params, batch, config)
+        gradients[dtype, packing] = {
+            (loss, name): value.double()
+            for loss, gradient in found.gradients.items()
+            for name, value in gradient.items()
+        }
+    exact = gradients["float64", "padded"]
+
+    def distance(other):
+        return sum(float((other[k] - exact[k]).square().sum()) for k in exact) ** 0.5
+
+    size = sum(float(value.square().sum()) for value in exact.values()) ** 0.5
+    packed = distance(gradients["float32", "auto"]) / size
+    padded = distance(gradients["float32", "padded"]) / size
+    assert packed <= padded * 1.1
+    assert packed < 1e-3
+
+
+@pytest.mark.timeout(900)
 def test_two_rounds_are_learned_and_plain_peft_answers_alike(tmp_path):
     store = Store.open(tmp_path / "store")
     first = store.update(ONE, drift=False)
     assert first.metrics["training"]["converged"]
     assert first.metrics["reliability"] == 1.0
 
-    second = store.update(EIGHT, drift=False)
+    second = store.update(EIGHT, drift=False, **BARE)
     assert second.metrics["training"]["converged"]
     assert second.metrics["reliability"] == 1.0
     assert second.metrics["retention"]["rounds"] == [1, 2]

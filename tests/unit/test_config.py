@@ -86,6 +86,7 @@ def test_values_may_be_typed_on_a_command_line(typed, read):
         ({"device": None}, "device=None is of type NoneType: give str"),
         ({"dropout": 1.0}, "dropout=1.0 drops everything"),
         ({"sft": False, "dpo": False}, "leave nothing to train"),
+        ({"sft_weight": 0.0}, "sft_weight=0 trains nothing"),
         ({"dpo": False}, "projection=pcgrad needs two losses and only sft is on"),
         ({"sft": False, "projection": "one-sided"}, "needs two losses and only dpo is on"),
     ],

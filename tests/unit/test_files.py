@@ -4,12 +4,16 @@ import os
 import pytest
 
 from corsa import files
+from corsa.errors import CorruptError
 from corsa.files import (
     canonical_json,
     json_lines,
     remove_folder,
+    seal,
+    sha256_content,
     sha256_file,
     sha256_text,
+    unseal,
     write_atomically,
     write_folder,
 )
@@ -78,6 +82,40 @@ def test_a_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
         write_atomically(path, "\ud800")
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_sealed_comes_back(tmp_path):
+    path, content = tmp_path / "f", {"b": [1, 0.1, None], "a": "ü\u2028\r\n"}
+    write_atomically(path, seal(content))
+    assert unseal(path) == content | {"sha256": sha256_content(content)}
+    assert seal(unseal(path)) == seal(content)
+
+
+def test_any_flipped_bit_breaks_the_seal(tmp_path):
+    path = tmp_path / "f"
+    whole = seal({"a": [1, 2.5, None, True], "b": {"c": "ü"}}).encode()
+    for place in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            with pytest.raises(CorruptError, match="is not what was written"):
+                unseal(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "{}", '{\n  "sha256": "x"\n}\n'])
+def test_what_was_never_sealed_is_refused(tmp_path, text):
+    (tmp_path / "f").write_text(text)
+    with pytest.raises(CorruptError, match="is not what was written"):
+        unseal(tmp_path / "f")
+    with pytest.raises(CorruptError, match="is missing"):
+        unseal(tmp_path / "g")
+
+
+def test_other_line_ends_break_the_seal(tmp_path):
+    (tmp_path / "f").write_bytes(seal({"a": 1}).replace("\n", "\r\n").encode())
+    with pytest.raises(CorruptError):
+        unseal(tmp_path / "f")
 
 
 def fill(folder):

@@ -1,13 +1,16 @@
 import json
+import random
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 from corsa.edits import Edit, Probe
 from corsa.errors import CorruptError, LockedError, StoreError
-from corsa.files import sha256_file
+from corsa.files import json_lines, seal, sha256_content, sha256_file
 from corsa.ledger import Ledger
 from corsa.planning import PlannedEdit
 
@@ -67,6 +70,34 @@ def test_a_store_is_not_made_among_other_things(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
 
 
+def test_of_two_makings_at_once_the_second_opens_what_the_first_made(tmp_path, monkeypatch):
+    from corsa import ledger as module
+
+    path, check = tmp_path / "store", module.check_free
+
+    def meanwhile(place):
+        check(place)
+        monkeypatch.setattr(module, "check_free", check)
+        add(Ledger.create(path, MODEL))
+
+    monkeypatch.setattr(module, "check_free", meanwhile)
+    second = Ledger.create(path, MODEL)
+    assert (second.head, second.ids()) == (1, [1])
+    assert second.verify() == []
+    assert Ledger.create(path, MODEL).head == 1
+    with pytest.raises(StoreError, match="was made for 'tiny' meanwhile"):
+        Ledger.create(path, MODEL | {"sha256": "1" * 64})
+
+
+def test_a_store_is_not_made_while_somebody_else_writes_there(tmp_path):
+    path = tmp_path / "store"
+    path.mkdir()
+    with FileLock(path / ".lock"), pytest.raises(LockedError):
+        Ledger.create(path, MODEL)
+    assert [entry.name for entry in path.iterdir()] == [".lock"]
+    assert Ledger.create(path, MODEL).head == 0
+
+
 @pytest.mark.parametrize("cut_short_at", [0, 1])
 def test_a_making_that_was_killed_may_be_finished(tmp_path, monkeypatch, cut_short_at):
     from corsa import ledger as module
@@ -91,9 +122,7 @@ def test_a_making_that_was_killed_may_be_finished(tmp_path, monkeypatch, cut_sho
 
 
 def test_another_format_is_refused(ledger):
-    from corsa.ledger import _seal
-
-    (ledger.path / "store.json").write_text(_seal({"format": 99, "model": MODEL}), "utf-8")
+    (ledger.path / "store.json").write_text(seal({"format": 99, "model": MODEL}), "utf-8")
     with pytest.raises(StoreError, match="format 99"):
         Ledger(ledger.path)
 
@@ -162,8 +191,6 @@ def test_rounds_form_a_tree(ledger):
 
 
 def test_numbers_of_rounds_are_never_used_twice(ledger):
-    import shutil
-
     add(ledger)
     add(ledger)
     ledger.move_head(1)
@@ -275,6 +302,124 @@ def test_verifying_finds_any_flipped_bit(ledger, name):
     assert ledger.verify() == []
 
 
+@pytest.mark.parametrize("name", ["HEAD", "store.json", "journal.jsonl"])
+def test_verifying_finds_a_flipped_bit_in_any_byte(ledger, name):
+    add(ledger)
+    add(ledger)
+    ledger.note({"event": "rollback", "from": 2, "to": 1})
+    path, chooser = ledger.path / name, random.Random(0)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << chooser.randrange(8)
+        path.write_bytes(flipped)
+        assert name in {problem.file for problem in ledger.verify()}, (place, bytes(flipped))
+    path.write_bytes(whole)
+    assert ledger.verify() == []
+
+
+def rechained(events):
+    """A journal of these events whose hashes are right."""
+    before, written = None, []
+    for event in events:
+        entry = {k: v for k, v in event.items() if k != "sha256"} | {"before": before}
+        before = sha256_content(entry)
+        written.append(entry | {"sha256": before})
+    return json_lines(written)
+
+
+@pytest.mark.parametrize("missing", ["event", "round", "round_sha256"])
+def test_verifying_survives_an_event_without_a_key(ledger, missing):
+    add(ledger)
+    path = ledger.path / "journal.jsonl"
+    (event,) = ledger.journal()
+    del event[missing]
+    path.write_text(rechained([event]), "utf-8")
+    assert "journal.jsonl" in {problem.file for problem in ledger.verify()}
+    assert ledger.next_id() == 2
+
+
+_NO_EVENTS = [
+    "[]",
+    "7",
+    "null",
+    '"x"',
+    "{}",
+    '{"sha256": null, "before": null}',
+    "{",
+    "NaN",
+    "\\ud800",
+]
+
+
+@pytest.mark.parametrize("line", [*_NO_EVENTS, '{"before": null, "x": NaN, "sha256": null}'])
+@pytest.mark.parametrize("use", [Ledger.next_id, Ledger.journal, lambda s: s.note({"event": "x"})])
+def test_a_line_that_is_no_event_is_a_clear_error(ledger, line, use):
+    add(ledger)
+    path = ledger.path / "journal.jsonl"
+    path.write_text(path.read_text("utf-8") + line + "\n", "utf-8")
+    assert [problem.file for problem in ledger.verify()] == ["journal.jsonl"]
+    with pytest.raises(CorruptError, match=r"journal\.jsonl is not what was written"):
+        use(ledger)
+
+
+@pytest.mark.parametrize("name", ["HEAD", "rounds/0001/round.json"])
+def test_a_sealed_file_in_the_place_of_another_is_found(ledger, name):
+    add(ledger)
+    add(ledger)
+    other = "store.json" if name == "HEAD" else "rounds/0002/round.json"
+    shutil.copy(ledger.path / other, ledger.path / name)
+    assert name in {problem.file for problem in ledger.verify()}
+
+
+def test_verifying_ends_though_a_round_is_its_own_parent(ledger):
+    for _ in range(3):
+        add(ledger)
+    shutil.rmtree(ledger.path / "rounds/0002")
+    shutil.copytree(ledger.path / "rounds/0003", ledger.path / "rounds/0002")
+    assert "rounds/0002/round.json" in {problem.file for problem in ledger.verify()}
+
+
+def test_verifying_finds_a_round_whose_folder_is_gone(ledger):
+    add(ledger)
+    add(ledger)
+    ledger.move_head(1)
+    shutil.rmtree(ledger.path / "rounds/0002")
+    assert [problem.file for problem in ledger.verify()] == ["rounds/0002"]
+    shutil.rmtree(ledger.path / "rounds")
+    assert {"HEAD", "rounds/0001", "rounds/0002"} <= {p.file for p in ledger.verify()}
+
+
+def test_verifying_finds_that_the_journal_is_gone(ledger):
+    path = ledger.path / "journal.jsonl"
+    assert ledger.verify() == []
+    add(ledger)
+    path.unlink()
+    assert [tuple(problem) for problem in ledger.verify()] == [("journal.jsonl", "it is missing")]
+
+
+def test_verifying_finds_that_the_journal_was_cut_short(ledger):
+    for _ in range(3):
+        add(ledger)
+    path = ledger.path / "journal.jsonl"
+    path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:1]), "utf-8")
+    assert [tuple(problem) for problem in ledger.verify()] == [
+        ("journal.jsonl", "it does not know round 2, 3")
+    ]
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_kill_between_committing_and_noting_leaves_a_whole_store(ledger, rounds):
+    for _ in range(rounds):
+        add(ledger)
+    id = ledger.next_id()
+    ledger.commit(id, ledger.head, RECORD, [planned(id)], {}, [], lambda folder: None)
+    assert ledger.verify() == []
+    ledger.note({"event": "rollback", "from": ledger.head, "to": id})  # put into use by hand
+    ledger.move_head(id)
+    assert ledger.verify() == []
+
+
 def test_verifying_finds_what_was_added_and_what_is_missing(ledger):
     made = add(ledger)
     (made.folder / "extra").touch()
@@ -286,8 +431,6 @@ def test_verifying_finds_what_was_added_and_what_is_missing(ledger):
 
 
 def test_verifying_finds_a_parent_that_was_exchanged(ledger, tmp_path):
-    import shutil
-
     add(ledger)
     add(ledger)
     other = Ledger.create(tmp_path / "other", MODEL)

@@ -550,11 +550,24 @@ def test_python_files_are_fetched_only_where_they_may_run(tmp_path, monkeypatch)
     assert ["*.py" in patterns for patterns in asked] == [False, True]
 
 
-def test_a_hub_model_with_only_pickles_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
-    with pytest.raises(ModelError, match="somebody/tiny holds only pickled weights"):
+def test_a_hub_model_with_only_pickles_names_the_remedy(tmp_path, monkeypatch):
+    from huggingface_hub.utils import filter_repo_objects
+
+    def download(name, *, revision, allow_patterns):
+        files = ["config.json", "pytorch_model.bin", "README.md"]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+            (tmp_path / file).write_text("{}")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(ModelError) as error:
         resolve("somebody/tiny")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["config.json"]
+    message = str(error.value)
+    assert "somebody/tiny holds no .safetensors file" in message
+    assert "only pickled weights" in message
+    assert "save_pretrained(FOLDER)" in message
+    assert "\n" not in message
 
 
 def _failures():

@@ -11,7 +11,7 @@ from typing import Any
 from corsa.answerers import Answerer, ModelAnswerer
 from corsa.chat import Exchange
 from corsa.checkpoints import Checkpoints
-from corsa.contrast import contrast_prompts
+from corsa.contrast import contrast_prompts, without_edited
 from corsa.memory import remembered
 from corsa.methods import Outcome, Task
 from corsa.models import Adapter, BaseModel
@@ -64,7 +64,7 @@ class Lora:
         Returns:
             The model with it, and what detaches it.
         """
-        adapter = base.load_adapter(_READ, folder)
+        adapter = base.load_adapter(f"{_READ}-{folder.name}", folder)  # two rounds may be open
         return ModelAnswerer(base, adapter.name), adapter.drop
 
 
@@ -96,9 +96,15 @@ def _train(adapter: Adapter, task: Task) -> dict[str, Any]:
         "examples": len(examples),
         "replayed_from": len(replay),
         "modules": adapter.modules(),
-        "packing": task.base.forward.rule.reason if task.base.forward.rule.windows else "padded",
+        "packing": _packing(task.base),
         "history": outcome.position.history,
     }
+
+
+def _packing(base: BaseModel) -> str:
+    """How batches were built, and why; numbers of a probe are left out: they differ by machine."""
+    rule = base.forward.rule
+    return "batches packed as prefix trees" if rule.windows else f"batches padded: {rule.reason}"
 
 
 def _note(event: StepEvent) -> str:
@@ -111,7 +117,9 @@ def _examples(
     task: Task, reference: str | None, checkpoints: Checkpoints
 ) -> tuple[list[Example], list[Example]]:
     """The round's own examples, and earlier edits for replay; references are computed once."""
-    gone = {key for planned in task.plan for key in (*planned.supersedes, planned.repeats)}
+    gone = {key for planned in task.plan for key in planned.supersedes}
+    # A repeated edit that is trained again needs no replay; one that is still right does.
+    gone |= {planned.repeats for planned in task.plan if planned.repeats and planned.trained}
     earlier = [old for old in task.history if old.key not in gone] if task.config.replay else []
     own = [
         _example(task.base, planned, prompt)
@@ -171,6 +179,8 @@ def _kept_pools(task: Task) -> list[tuple[list[Example], int]]:
     """What must stay as the base model answers it, with how many of it join every step."""
     config = task.config
     edits = [planned.edit for planned in task.plan if planned.trained]
+    # What the base answers to an edited fact is outdated: it must not be trained back.
+    edited = [planned.edit for planned in (*task.history, *task.plan)]
     own = list(dict.fromkeys(prompt for edit in edits for prompt in edit.keep))
     apart = contrast_prompts(edits, _CONTRASTS, config.seed) if config.contrast else []
     pool = pool_prompts() if config.keep_pool else []
@@ -178,7 +188,7 @@ def _kept_pools(task: Task) -> list[tuple[list[Example], int]]:
     if not edits or not config.keep_weight:
         return []
     return [
-        (_kept(task.base, prompts, task.progress), count)
+        (_kept(task.base, without_edited(prompts, edited), task.progress), count)
         for prompts, count in zip((own, apart, pool), counts, strict=True)
     ]
 
