@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does; before torch
 
 if not (_HUB := os.environ.get("CORSA_TEST_HUB")):
     os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers

@@ -28,9 +28,10 @@ _SETTINGS_HELP = "a setting of the round, such as rank=16; 'corsa update --setti
 
 def main() -> None:
     """Run the command line; expected failures become one line and an exit code."""
-    # Threads that spin while they wait made everything 5 times slower beside one other busy process
-    # (docs/log.md). It must be said before torch is imported, and a library must not say it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for long while they wait made everything 5 times slower beside one other busy
+    # process (docs/log.md). It must be said before torch is imported, and a library must not say it.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = commands.main(prog_name="corsa", standalone_mode=False) or 0
     except click.exceptions.Exit as done:

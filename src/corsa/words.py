@@ -76,7 +76,7 @@ def _forgotten(retention: Mapping[str, Any]) -> list[Sentence]:
     told = [
         Sentence(
             "earlier rounds",
-            f"{_percent(min(kept))} or more of each earlier round is still right; forgetting is "
+            f"at least {_percent(min(kept))} of each earlier round is still right; forgetting is "
             f"{100 * report['forgetting']:.0f} points",
             _tone(1 - report["forgetting"], 0.95),
         )
