@@ -2,7 +2,7 @@
 
 A method turns a planned round into an artefact: some files of a kind that only the method reads. The
 store keeps them without looking inside, and evaluation talks to the answerer the method makes of them.
-To add one: a file here, an entry in `_KINDS`, and a name in `corsa.config.METHODS`.
+To add one: a file here, a line in `method_of_kind`, and a name in `corsa.config.METHODS`.
 """
 
 from __future__ import annotations
