@@ -111,7 +111,7 @@ def test_forgetting_is_told_in_points_with_the_worst_round():
         "retention.reversion": {"replies": 0.5, "below_zero": 0.5, "n": 2},
     }
     assert about("earlier rounds", changes) == [
-        ("50 % or more of each earlier round is still right; forgetting is 50 points", "bad")
+        ("at least 50 % of each earlier round is still right; forgetting is 50 points", "bad")
     ]
     assert about("fell back", changes) == [("50 % of 2 earlier edits fell back to y⁻", "bad")]
 
