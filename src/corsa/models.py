@@ -6,6 +6,7 @@ The only file that imports peft.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -201,10 +202,13 @@ class BaseModel:
 
         # peft warns where this is not the folder it was loaded from; what is saved is the user's name.
         lora.base_model_name_or_path = self.hf.name_or_path or None
-        if self._peft is None:
-            self._peft = get_peft_model(self.hf, lora, adapter_name=name)
-        else:
-            self._peft.add_adapter(name, lora)
+        with warnings.catch_warnings():
+            # peft asks transformers for a name that has changed there: nothing a user could do.
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+            if self._peft is None:
+                self._peft = get_peft_model(self.hf, lora, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, lora)
         self.hf.eval()  # new dropout modules come in training mode
         self._set_active(None)
 

@@ -178,13 +178,14 @@ def log(report: Mapping[str, Any]) -> RenderableType:
         Something rich can print.
     """
     table = _table(
-        "", "round", "continues", "edits", "method", "when", "right", "forgetting", "leak"
+        "", "round", "continues", "edits", "method", "when (UTC)", "right", "forgot", "leak"
     )
     for row in report["rounds"]:
         mark = "→" if row["round"] == report["head"] else "·" if row["in_use"] else ""
         numbers = row["metrics"]
         shown = [_share(numbers[name]) for name in ("reliability", "forgetting", "leak")]
-        fixed = (mark, row["round"], row["parent"], row["edits"], row["method"], row["created"])
+        when = (row["created"] or "–")[:16].replace("T", " ")
+        fixed = (mark, row["round"], row["parent"], row["edits"], row["method"], when)
         table.add_row(*map(str, fixed), *shown, style=None if row["in_use"] else "dim")
     return table
 
