@@ -73,6 +73,12 @@ class Config:
         choices=PROJECTIONS,
     )
     sam: bool = _setting(True, "take the gradients a step uphill (sharpness-aware minimisation)")
+    ascent: Literal["exact", "lagged"] = _setting(
+        "exact",
+        "SAM's way uphill: found at every step as in the paper, or the gradient followed last, for "
+        "half the price",
+        choices=("exact", "lagged"),
+    )
     sft_weight: float = _setting(1.0, "weight of the SFT loss", low=0)
     beta: float = _setting(0.1, "DPO: how strongly the reference holds", low=0)
     rho: float = _setting(0.05, "SAM: length of the step uphill", low=0)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from corsa.chat import Exchange
 from corsa.packing import PrefixTree, build_tree, chunks
+from corsa.tree_attention import attending
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,13 @@ class PackingRule(NamedTuple):
         windows: attention window by layer type (key "" where the model takes one mask); `None`: pad.
         max_depth: longest sequence for which packing was shown to be exact; `None`: any.
         reason: why, for the log and the protocol.
+        by_blocks: attention may go block by block (see `corsa.tree_attention`).
     """
 
     windows: Windows | None
     max_depth: int | None
     reason: str
+    by_blocks: bool = False
 
 
 class Forward:
@@ -78,7 +81,9 @@ class Forward:
         self._arguments = set(inspect.signature(model.forward).parameters)
         padded = PackingRule(None, None, "padded batches were asked for")
         self.rule = padded if packing == "padded" else find_packing(self)
-        logger.info("batches are %s: %s", "packed" if self.rule.windows else "padded", self.rule[2])
+        logger.info(
+            "batches are %s: %s", "packed" if self.rule.windows else "padded", self.rule.reason
+        )
 
     @property
     def device(self) -> torch.device:
@@ -95,11 +100,9 @@ class Forward:
         Returns:
             For each exchange a tensor of shape (T, V), in the model's dtype.
         """
-        windows, max_depth, _ = self.rule
-        longest = max(len(prompt) + len(answer) - 1 for prompt, answer in exchanges)
-        if windows is None or (max_depth is not None and longest > max_depth):
-            return self._padded_logits(exchanges)
-        return self._packed_logits(build_tree(exchanges, self.device), windows)
+        logits, rows = self._run(exchanges)
+        sizes = [len(answer) for _, answer in exchanges]
+        return list(torch.split(logits[rows], sizes))
 
     def answer_logps(self, exchanges: Sequence[Exchange]) -> list[AnswerLogps]:
         """Log-probabilities of the given answers, in one pass with gradients.
@@ -110,13 +113,13 @@ class Forward:
         Returns:
             One `AnswerLogps` per exchange, computed in float32 or wider.
         """
-        logits = self.logits(exchanges)
-        sizes = [len(part) for part in logits]
-        wide = torch.cat(logits)
-        wide = wide.float() if wide.dtype in (torch.float16, torch.bfloat16) else wide
+        logits, rows = self._run(exchanges)
+        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         targets = torch.tensor([t for _, answer in exchanges for t in answer], device=wide.device)
-        logps = torch.log_softmax(wide, -1).gather(1, targets[:, None]).squeeze(1)
-        greedy = wide.argmax(-1) == targets
+        # Answers that begin alike share their first row: nothing as wide as V is copied for them.
+        logps = wide.log_softmax(-1)[rows, targets]
+        greedy = wide.argmax(-1)[rows] == targets
+        sizes = [len(answer) for _, answer in exchanges]
         return [
             AnswerLogps(*parts)
             for parts in zip(torch.split(logps, sizes), torch.split(greedy, sizes), strict=True)
@@ -138,19 +141,32 @@ class Forward:
             scores += [AnswerLogps(logps.cpu(), greedy.cpu()) for logps, greedy in part]
         return scores
 
-    def _packed_logits(self, tree: PrefixTree, windows: Windows) -> list[Tensor]:
-        dtype = self.model.get_input_embeddings().weight.dtype
-        masks = {kind: tree.mask(window, dtype) for kind, window in windows.items()}
-        rows, where = torch.unique(torch.cat(tree.rows), return_inverse=True)
-        logits = self._call(
-            rows,
-            input_ids=tree.tokens[None],
-            position_ids=tree.positions[None],
-            attention_mask=masks.get("", masks),
-        )
-        return list(torch.split(logits[0][where], [len(part) for part in tree.rows]))
+    def _run(self, exchanges: Sequence[Exchange]) -> tuple[Tensor, Tensor]:
+        """One pass: logits of shape (R, V), and for every answer token in turn its row, (ΣT,)."""
+        windows, max_depth, _, by_blocks = self.rule
+        longest = max(len(prompt) + len(answer) - 1 for prompt, answer in exchanges)
+        if windows is None or (max_depth is not None and longest > max_depth):
+            return self._padded(exchanges)
+        tree = build_tree(exchanges, self.device)
+        return self._packed(tree, windows, by_blocks=by_blocks and tree.blocks.dense)
 
-    def _padded_logits(self, exchanges: Sequence[Exchange]) -> list[Tensor]:
+    def _packed(
+        self, tree: PrefixTree, windows: Windows, *, by_blocks: bool
+    ) -> tuple[Tensor, Tensor]:
+        nodes, rows = torch.unique(torch.cat(tree.rows), return_inverse=True)
+        inputs = {"input_ids": tree.tokens[None], "position_ids": tree.positions[None]}
+        if by_blocks:
+            with attending(self.model, tree.blocks):
+                # Any mask of four dimensions is passed on as it is; the blocks say who sees whom.
+                nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device)
+                logits = self._call(nodes, attention_mask=nothing, **inputs)
+        else:
+            dtype = self.model.get_input_embeddings().weight.dtype
+            masks = {kind: tree.mask(window, dtype) for kind, window in windows.items()}
+            logits = self._call(nodes, attention_mask=masks.get("", masks), **inputs)
+        return logits.view(logits.shape[1:]), rows
+
+    def _padded(self, exchanges: Sequence[Exchange]) -> tuple[Tensor, Tensor]:
         sequences = [[*prompt, *answer[:-1]] for prompt, answer in exchanges]
         width = max(map(len, sequences))
         tokens = torch.tensor([seq + [self.pad_id] * (width - len(seq)) for seq in sequences])
@@ -162,10 +178,12 @@ class Forward:
             input_ids=tokens.to(self.device),
             attention_mask=mask.to(self.device),
         )
-        return [
+        answers = [
             row[len(prompt) - 1 - first : len(prompt) - 1 - first + len(answer)]
             for row, (prompt, answer) in zip(logits, exchanges, strict=True)
         ]
+        flat = torch.cat(answers)
+        return flat, torch.arange(len(flat), device=flat.device)
 
     def _call(self, rows: Tensor, **inputs: Any) -> Tensor:
         """Logits of the given positions; the head runs on those alone where the model allows it."""
@@ -196,14 +214,18 @@ def find_packing(forward: Forward) -> PackingRule:
     if types - _MASKABLE:
         return PackingRule(None, None, f"it has layers of type {', '.join(sorted(types))}")
     window = getattr(config, "sliding_window", None)
-    reasons = []
+    reasons, sdpa = [], config._attn_implementation == "sdpa"
     for windows in _candidates(types, window):
         length = min([w for w in windows.values() if w] or [16])
         tested = min(length, _LONGEST_PROBE) + 8
-        difference, floor = _probe(forward, windows, tested)
-        if difference <= 4 * floor + 1e-3:
-            depth = None if length <= _LONGEST_PROBE else tested
-            return PackingRule(windows, depth, f"probe differs by {difference:.1e} nats")
+        # On a GPU one kernel for the whole tree is the faster way.
+        blocks = windows == {"": None} and forward.device.type == "cpu" and sdpa
+        for by_blocks in (True, False) if blocks else (False,):
+            difference, floor = _probe(forward, windows, tested, by_blocks=by_blocks)
+            if difference <= 4 * floor + 1e-3:
+                depth = None if length <= _LONGEST_PROBE else tested
+                reason = f"probe differs by {difference:.1e} nats"
+                return PackingRule(windows, depth, reason, by_blocks)
         reasons.append(f"probe differs by {difference:.1e} nats")
     return PackingRule(None, None, "; ".join(reasons))
 
@@ -219,8 +241,10 @@ def _candidates(types: set[str], window: int | None) -> list[Windows]:
 
 
 @torch.no_grad()
-def _probe(forward: Forward, windows: Windows, length: int) -> tuple[float, float]:
-    """Two branches longer than `length` against separate sequences.
+def _probe(
+    forward: Forward, windows: Windows, length: int, *, by_blocks: bool
+) -> tuple[float, float]:
+    """Two branches longer than `length`, by blocks a second prompt too, against separate sequences.
 
     Returns:
         The largest difference of log-probabilities, and the floor: what padding alone makes of it,
@@ -235,14 +259,17 @@ def _probe(forward: Forward, windows: Windows, length: int) -> tuple[float, floa
     prompt = random_tokens(5)
     exchanges = [Exchange(prompt, random_tokens(length)) for _ in range(2)]
     shorter = Exchange(prompt, random_tokens(length // 2))
-    alone = torch.cat([forward._padded_logits([e])[0] for e in exchanges]).float().log_softmax(-1)
-    padded = torch.cat(forward._padded_logits([*exchanges, shorter])[:2]).float().log_softmax(-1)
+    if by_blocks:
+        exchanges.append(Exchange((*prompt[:2], *random_tokens(2)), random_tokens(length)))
+    alone = torch.cat([forward._padded([e])[0] for e in exchanges]).float().log_softmax(-1)
+    padded = forward._padded([*exchanges, shorter])[0][: len(alone)].float().log_softmax(-1)
     # Padding may cost no rounding at all (it does not on a CPU) where another mask does.
     rounding = torch.finfo(forward.model.get_input_embeddings().weight.dtype).eps
     floor = max(float((padded - alone).abs().max()), rounding * float(alone.abs().max()))
     try:
         tree = build_tree(exchanges, forward.device)
-        packed = torch.cat(forward._packed_logits(tree, windows)).float().log_softmax(-1)
+        logits, rows = forward._packed(tree, windows, by_blocks=by_blocks)
+        packed = logits[rows].float().log_softmax(-1)
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         logger.info("the model refuses a tree mask: %s", error)
         return float("inf"), floor

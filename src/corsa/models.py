@@ -22,6 +22,7 @@ from corsa.config import Config
 from corsa.errors import ModelError
 from corsa.files import canonical_json
 from corsa.forward import Forward
+from corsa.lean import make_lean
 from corsa.model_card import model_card
 from corsa.quiet import quiet_libraries
 from corsa.sources import ModelSource, first_line, resolve
@@ -210,6 +211,8 @@ class BaseModel:
             else:
                 self._peft.add_adapter(name, lora)
         self.hf.eval()  # new dropout modules come in training mode
+        for layer in self._lora_layers():
+            make_lean(layer)
         self._set_active(None)
 
     def _active(self) -> str | None:

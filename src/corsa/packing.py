@@ -1,19 +1,44 @@
-"""Many exchanges as one sequence: a prefix tree with an ancestor mask.
+"""Many exchanges as one sequence: a prefix tree.
 
-The shared system prompt stands once, each prompt once, and both answers to it are branches. A token
-attends to its ancestors and itself, and its position is its depth: exactly what a causal model sees
-when every exchange is a sequence of its own.
+The system prompt that all share is the trunk and stands once; each prompt stands once, and the answers
+to it are branches. A token attends to its ancestors and itself, and its position is its depth: exactly
+what a causal model sees when every exchange is a sequence of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from corsa.chat import Exchange
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A tree as its trunk and the G blocks that grow from it, one per prompt, padded to L nodes.
+
+    Attributes:
+        trunk: how many nodes the trunk has; they come first.
+        nodes: the node at each place, shape (G, L); padding repeats node 0.
+        seen: `seen[g, i, j]`: place i of block g attends to place j, shape (G, L, L), bool. Padding
+            sees itself, so that no row is empty.
+        places: for each node beyond the trunk its place in the flattened blocks, shape (N − trunk,).
+    """
+
+    trunk: int
+    nodes: Tensor
+    seen: Tensor
+    places: Tensor
+
+    @property
+    def dense(self) -> bool:
+        """The blocks are of like length, so that padding them does not cost what they save."""
+        return self.nodes.numel() < 2 * len(self.places)
 
 
 @dataclass(frozen=True)
@@ -25,16 +50,40 @@ class PrefixTree:
     Attributes:
         tokens: shape (N,).
         positions: depth of each token, shape (N,).
-        ancestors: `ancestors[i, j]`: i attends to j, shape (N, N), bool.
+        parents: of each node, −1 for the root.
+        trunk: how many nodes all exchanges share.
+        members: nodes of each block beyond the trunk.
         rows: for each exchange the nodes whose logits predict its answer tokens, each of shape (T,).
         targets: for each exchange its answer tokens, each of shape (T,).
     """
 
     tokens: Tensor
     positions: Tensor
-    ancestors: Tensor
+    parents: tuple[int, ...]
+    trunk: int
+    members: tuple[tuple[int, ...], ...]
     rows: tuple[Tensor, ...]
     targets: tuple[Tensor, ...]
+
+    @cached_property
+    def ancestors(self) -> Tensor:
+        """`ancestors[i, j]`: i attends to j, shape (N, N), bool."""
+        return _ancestors(self.parents).to(self.tokens.device)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The tree as trunk and blocks, whose attention costs no more than their own length."""
+        size, device = max(map(len, self.members), default=0), self.tokens.device
+        nodes = torch.zeros(len(self.members), size, dtype=torch.long)
+        seen = torch.eye(size, dtype=torch.bool).repeat(len(self.members), 1, 1)
+        places = torch.zeros(len(self.parents) - self.trunk, dtype=torch.long)
+        for number, block in enumerate(self.members):
+            local = {node: place for place, node in enumerate(block)}
+            nodes[number, : len(block)] = torch.tensor(block)
+            places[torch.tensor(block) - self.trunk] = number * size + torch.arange(len(block))
+            own = _ancestors([local.get(self.parents[node], -1) for node in block])
+            seen[number, : len(block), : len(block)] = own
+        return Blocks(self.trunk, nodes.to(device), seen.to(device), places.to(device))
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """The additive attention mask, of shape (1, 1, N, N).
@@ -55,7 +104,7 @@ class PrefixTree:
 
 
 def build_tree(exchanges: Sequence[Exchange], device: torch.device | str = "cpu") -> PrefixTree:
-    """Pack exchanges; equal beginnings are stored once, wherever they end.
+    """Pack exchanges; what all share is stored once, and so is a prompt with several answers.
 
     Args:
         exchanges: B exchanges, each with at least one prompt and one answer token.
@@ -64,66 +113,92 @@ def build_tree(exchanges: Sequence[Exchange], device: torch.device | str = "cpu"
     Returns:
         The tree.
     """
-    trie = _Trie()
+    trie = _Trie(exchanges)
     paths = [trie.insert(exchange)[len(exchange.prompt) - 1 :] for exchange in exchanges]
-    ancestors, positions = _lineage(trie.parents)
+    depths = [0] * len(trie.parents)
+    for node, parent in enumerate(trie.parents):
+        depths[node] = depths[parent] + 1 if parent >= 0 else 0
     return PrefixTree(
         tokens=torch.tensor(trie.tokens, device=device),
-        positions=positions.to(device),
-        ancestors=ancestors.to(device),
+        positions=torch.tensor(depths, device=device),
+        parents=tuple(trie.parents),
+        trunk=trie.trunk,
+        members=tuple(map(tuple, trie.blocks.values())),
         rows=tuple(torch.tensor(path, device=device) for path in paths),
         targets=tuple(torch.tensor(answer, device=device) for _, answer in exchanges),
     )
 
 
 class _Trie:
-    """Token sequences merged at their common beginnings; node ids count in order of insertion."""
+    """Token sequences merged at their common beginnings; node ids count in order of insertion.
 
-    def __init__(self) -> None:
+    Prompts that begin alike beyond what all share stay apart: that costs a few tokens and keeps blocks
+    short and of like length, which attention lives on.
+    """
+
+    def __init__(self, exchanges: Sequence[Exchange]) -> None:
         self.tokens: list[int] = []
         self.parents: list[int] = []
-        self._children: dict[tuple[int, int], int] = {}
+        self.blocks: dict[tuple[int, ...], list[int]] = {}
+        self.trunk = _shared([_read(exchange) for exchange in exchanges])
+        self._children: dict[tuple[int, int, tuple[int, ...]], int] = {}
 
     def insert(self, exchange: Exchange) -> list[int]:
         """Add what the model reads of one exchange; returns its nodes from root to leaf."""
         node, path = -1, []
-        for token in (*exchange.prompt, *exchange.answer[:-1]):
-            parent, node = node, self._children.setdefault((node, token), len(self.tokens))
+        for depth, token in enumerate(_read(exchange)):
+            branch = exchange.prompt if depth >= self.trunk else ()
+            key = (node, token, branch)
+            parent, node = node, self._children.setdefault(key, len(self.tokens))
             if node == len(self.tokens):
                 self.tokens.append(token)
                 self.parents.append(parent)
+                if branch:
+                    self.blocks.setdefault(branch, []).append(node)
             path.append(node)
         return path
 
 
-def _lineage(parents: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Ancestor matrix (N, N) and depths (N,) of nodes whose parents come before them."""
-    ancestors = torch.eye(len(parents), dtype=torch.bool)
-    depths = torch.zeros(len(parents), dtype=torch.long)
+def _read(exchange: Exchange) -> tuple[int, ...]:
+    """What a model reads: the last answer token is predicted only."""
+    return (*exchange.prompt, *exchange.answer[:-1])
+
+
+def _shared(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all sequences begin with."""
+    if not sequences:
+        return 0
+    first, last = min(sequences), max(sequences)  # what these two share lies in all between them
+    alike = (a == b for a, b in zip(first, last, strict=False))
+    return sum(itertools.takewhile(bool, alike))
+
+
+def _ancestors(parents: Sequence[int]) -> Tensor:
+    """Which nodes each node sees, itself included, shape (N, N); parents come before children."""
+    seen = torch.eye(len(parents), dtype=torch.bool).numpy()
     for node, parent in enumerate(parents):
         if parent >= 0:
-            ancestors[node] |= ancestors[parent]
-            depths[node] = depths[parent] + 1
-    return ancestors, depths
+            seen[node] |= seen[parent]
+    return torch.from_numpy(seen)
 
 
 def chunks(exchanges: Sequence[Exchange], max_tokens: int) -> Iterator[list[int]]:
-    """Cut a list into groups whose trees stay small: attention costs N².
+    """Cut a list into groups whose trees stay small.
 
     Args:
-        exchanges: exchanges in any order; neighbours that begin alike share their beginning.
+        exchanges: exchanges in any order; neighbours with one prompt share it.
         max_tokens: nodes that a tree may have; a longer exchange gets a tree of its own.
 
     Yields:
         Indices into `exchanges`, in order.
     """
     group: list[int] = []
-    trie = _Trie()
+    trie = _Trie(exchanges)
     for index, exchange in enumerate(exchanges):
         trie.insert(exchange)
         if group and len(trie.tokens) > max_tokens:
             yield group
-            group, trie = [], _Trie()
+            group, trie = [], _Trie(exchanges)
             trie.insert(exchange)
         group.append(index)
     if group:

@@ -28,8 +28,8 @@ def gramian(gradients: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """
     products = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
     for name in gradients[0]:
-        rows = torch.stack([gradient[name].flatten() for gradient in gradients]).double()
-        products += (rows @ rows.T).cpu()
+        rows = [gradient[name].flatten().double() for gradient in gradients]
+        products += torch.stack([torch.stack([a @ b for b in rows]) for a in rows]).cpu()
     return products
 
 

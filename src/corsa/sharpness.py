@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -19,7 +18,8 @@ def global_norm(gradient: Mapping[str, Tensor]) -> float:
     Returns:
         ‖g‖, accumulated in float64.
     """
-    return math.sqrt(sum(float(g.double().square().sum()) for g in gradient.values()))
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradient.values()]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 @contextmanager

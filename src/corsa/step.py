@@ -7,7 +7,8 @@ SFT, DPO, projection and SAM are four independent switches of this one function:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -58,13 +59,15 @@ class StepResult(NamedTuple):
 
     Attributes:
         gradient: the update's gradient, by parameter name.
-        losses: L_SFT, L_keep and L_DPO at the unperturbed weights, by name, of those switched on.
-        scores: one per example, at the unperturbed weights.
+        losses: L_SFT, L_keep and L_DPO in the step's first pass, by name, of those switched on.
+        scores: one per example, in the step's first pass.
+        unmoved: the first pass was at φ itself; otherwise at φ + ε.
     """
 
     gradient: Gradient
     losses: dict[str, float]
     scores: list[ExampleScore]
+    unmoved: bool
 
 
 def corsa_step(
@@ -73,11 +76,12 @@ def corsa_step(
     batch: Sequence[Example],
     config: Config,
     joined: Sequence[Example] = (),
+    uphill: Gradient | None = None,
 ) -> StepResult:
     """The gradient that one optimiser step follows.
 
     What is added to the paper (replayed and kept examples) joins the gradients that are followed. Which
-    way is uphill is decided by the paper's losses alone, on the round's own edits.
+    way is uphill is decided by the paper's losses alone, on the round's own edits, or given.
 
     Args:
         forward: the model, the adapter acting.
@@ -85,18 +89,25 @@ def corsa_step(
         batch: the whole effective batch; how it is cut into micro-batches changes nothing.
         config: the switches, β, ρ and the weight of SFT.
         joined: replayed and kept examples.
+        uphill: a direction for SAM that is known already, which saves the pass that looks for it.
 
     Returns:
         The gradient, with losses and scores of the batch from its first pass.
     """
     whole = [*batch, *joined]
-    first = loss_gradients(forward, params, batch if config.sam else whole, config)
-    gradient = merge(list(first.gradients.values()), config.projection)
-    if config.sam:
-        with perturbed(params, gradient, config.rho):
-            uphill = loss_gradients(forward, params, whole, config)
-        gradient = merge(list(uphill.gradients.values()), config.projection)
-    return StepResult(gradient, first.losses, first.scores[: len(batch)])
+    first = None
+    if config.sam and uphill is None:
+        first = loss_gradients(forward, params, batch, config)
+        uphill = merge(list(first.gradients.values()), config.projection)
+    with perturbed(params, uphill, config.rho) if config.sam and uphill else nullcontext():
+        found = loss_gradients(forward, params, whole, config)
+    told = first or found
+    return StepResult(
+        merge(list(found.gradients.values()), config.projection),
+        told.losses,
+        told.scores[: len(batch)],
+        unmoved=told is first or not config.sam,
+    )
 
 
 class LossGradients(NamedTuple):
@@ -122,23 +133,45 @@ def loss_gradients(
         One gradient per loss; each micro-batch costs one forward pass and one backward per loss.
     """
     pairs = sum(example.rejected is not None for example in batch)
-    total = LossGradients({}, {}, [])
-    size = config.micro_batch or len(batch)
-    for start in range(0, len(batch), size):
-        part = batch[start : start + size]
+    scores: dict[int, ExampleScore] = {}
+    gradients: dict[str, Gradient] = {}
+    values = dict.fromkeys(["dpo"] if config.dpo else [], 0.0)
+    for indices in _parts(batch, config):
+        part = [batch[i] for i in indices]
         chosen, rejected = _score(forward, part, with_rejected=config.dpo)
-        losses = {}
-        if terms := _supervised(part, chosen, batch, config):
-            losses["sft"] = torch.stack(list(terms.values())).sum()
-        if config.dpo:
-            losses["dpo"] = _dpo(part, chosen, rejected, config.beta, pairs)
-        _accumulate(total, losses, params)
+        terms = _supervised(part, chosen, batch, config)
+        losses = {"sft": torch.stack(list(terms.values())).sum()} if terms else {}
         # The gradient of "sft" is that of both supervised terms; their values are told apart.
-        dpo = {"dpo": losses["dpo"]} if config.dpo else {}
-        for name, value in {**terms, **dpo}.items():
-            total.losses[name] = total.losses.get(name, 0.0) + float(value.detach())
-        total.scores.extend(map(_example_score, chosen, rejected))
-    return total
+        if config.dpo and part[0].rejected is not None:
+            losses["dpo"] = terms["dpo"] = _dpo(part, chosen, rejected, config.beta, pairs)
+        _accumulate(gradients, losses, params)
+        for name, value in terms.items():
+            values[name] = values.get(name, 0.0) + float(value.detach())
+        scores.update(zip(indices, map(_example_score, chosen, rejected), strict=True))
+    # A loss that is on and has nothing to say has a gradient all the same: a mean counts it.
+    for name, on in {"sft": config.sft, "dpo": config.dpo}.items():
+        if on and name not in gradients:
+            gradients[name] = {key: torch.zeros_like(param) for key, param in params.items()}
+    return LossGradients(
+        {name: gradients[name] for name in ("sft", "dpo") if name in gradients},
+        {name: values[name] for name in ("sft", "keep", "dpo") if name in values},
+        [scores[i] for i in range(len(batch))],
+    )
+
+
+def _parts(batch: Sequence[Example], config: Config) -> Iterator[list[int]]:
+    """Which examples go through the model together.
+
+    Those without a pair go by themselves: a backward pass of DPO through them would carry zeros.
+
+    Yields:
+        Indices into the batch.
+    """
+    paired = [config.dpo and example.rejected is not None for example in batch]
+    for kind in (True, False):
+        group = [i for i, has_pair in enumerate(paired) if has_pair is kind]
+        size = config.micro_batch or len(group) or 1
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def score_examples(forward: Forward, examples: Sequence[Example]) -> list[ExampleScore]:
@@ -202,8 +235,6 @@ def _dpo(
         for example, c, r in zip(batch, chosen, rejected, strict=True)
         if r is not None
     ]
-    if not paired:
-        return 0.0 * chosen[0].tokens.sum()
     plus, minus, plus_ref, minus_ref = zip(*paired, strict=True)
     policy = torch.stack(plus), torch.stack(minus)
     reference = policy[0].new_tensor(plus_ref), policy[0].new_tensor(minus_ref)
@@ -211,17 +242,15 @@ def _dpo(
 
 
 def _accumulate(
-    total: LossGradients, losses: dict[str, Tensor], params: Mapping[str, Tensor]
+    gradients: dict[str, Gradient], losses: dict[str, Tensor], params: Mapping[str, Tensor]
 ) -> None:
     last = next(reversed(losses), None)
     for name, loss in losses.items():
         parts = torch.autograd.grad(loss, list(params.values()), retain_graph=name != last)
-        gradient = dict(zip(params, parts, strict=True))
-        if name in total.gradients:
-            for key, part in gradient.items():
-                total.gradients[name][key] += part
+        if name in gradients:
+            torch._foreach_add_(list(gradients[name].values()), list(parts))
         else:
-            total.gradients[name] = gradient
+            gradients[name] = dict(zip(params, parts, strict=True))
 
 
 def _example_score(chosen: AnswerLogps, rejected: AnswerLogps | None) -> ExampleScore:

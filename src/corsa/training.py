@@ -19,6 +19,8 @@ from corsa.step import Example, ExampleScore, Gradient, StepResult, corsa_step, 
 
 # What a round of the embedded model takes, for the first estimate of time left.
 _USUAL_VISITS = 12
+# Share of edits seen right from which on convergence is measured in earnest.
+_NEAR = 0.6
 
 
 class StepEvent(NamedTuple):
@@ -95,6 +97,7 @@ class RoundTrainer:
             self.params.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.position = Position(right=[False] * len(self.examples))
+        self.followed: Gradient | None = None
         self.steps_per_epoch = math.ceil(len(self.examples) / config.batch_size)
         self.cap = (
             config.epochs * self.steps_per_epoch
@@ -128,6 +131,8 @@ class RoundTrainer:
             Tensors by name, and plain data for JSON.
         """
         tensors = {f"adapter.{name}": value for name, value in self.adapter.state().items()}
+        for name, gradient in (self.followed or {}).items():
+            tensors[f"followed.{name}"] = gradient.detach().cpu().clone()
         for name, param in self.params.items():
             for key, value in self.optimizer.state.get(param, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().clone()
@@ -140,10 +145,11 @@ class RoundTrainer:
             tensors: as `state` gave them.
             position: likewise.
         """
-        prefix = "adapter."
-        self.adapter.load_state(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        self.adapter.load_state(_named("adapter.", tensors))
+        if followed := _named("followed.", tensors):
+            self.followed = {
+                name: followed[name].to(param.device) for name, param in self.params.items()
+            }
         for name, param in self.params.items():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
@@ -171,15 +177,27 @@ class RoundTrainer:
         rate = self._learning_rate(position.step)
         with torch.random.fork_rng(), self.adapter.dropout():
             torch.manual_seed(self.config.seed + position.step)
-            result = corsa_step(self.adapter.base.forward, self.params, batch, self.config, joined)
+            result = corsa_step(
+                self.adapter.base.forward, self.params, batch, self.config, joined, self.followed
+            )
+        scores = dict(zip(own, self._scores(batch, result), strict=True))
         norm = self._check(result)
         self._apply(result.gradient, norm, rate)
-        scores = dict(zip(own, result.scores, strict=True))
+        if self.config.sam and self.config.ascent == "lagged":
+            self.followed = result.gradient
         self._note(scores)
         position.step += 1
         event = self._event(result, list(scores.values()), rate, norm)
         position.history.append({"margin": event.margin, "right": event.right, **event.losses})
         return event
+
+    def _scores(self, batch: Sequence[Example], result: StepResult) -> list[ExampleScore]:
+        """How the batch stood at φ, looked at again where the step saw it at φ + ε only."""
+        # Away from the end a look from φ + ε will do: what is wrong there is hardly right at φ.
+        near = sum(self.position.right) + sum(score.right for score in result.scores)
+        if result.unmoved or near < _NEAR * (len(self.position.right) + len(batch)):
+            return result.scores
+        return score_examples(self.adapter.base.forward, batch)
 
     def _batch(self, step: int) -> tuple[list[int], list[Example]]:
         """Indices of the round's own examples in this step's batch, and what joins it."""
@@ -273,3 +291,7 @@ class RoundTrainer:
             return position.decay_from + config.decay_steps
         usual = max(_USUAL_VISITS * self.steps_per_epoch, position.step + self.steps_per_epoch)
         return min(self.cap, usual + config.decay_steps)
+
+
+def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

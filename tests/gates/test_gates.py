@@ -41,10 +41,11 @@ PUBLIC = [
 # A module imports from rows above its own, never from its own or one below.
 ROWS = """
     errors progress sentences
-    quiet files layouts matching losses projection sharpness metrics words model_card
+    quiet files layouts matching losses projection sharpness metrics words model_card lean
     config edits chat acceptance checkpoints gguf_conversion render
     planning validation packing sources contrast
-    readers ledger forward memory
+    readers ledger tree_attention memory
+    forward
     giving_back pending results step models
     training answerers
     evaluation methods

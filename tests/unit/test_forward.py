@@ -51,7 +51,7 @@ def test_a_batch_is_its_sequences_one_by_one(kind, packing):
 def test_packing_is_used_where_it_is_exact(kind, monkeypatch):
     forward = Forward(tiny_model(kind, torch.float64), PAD)
     assert forward.rule.windows is not None
-    monkeypatch.setattr(forward, "_padded_logits", None)  # calling it would be an error
+    monkeypatch.setattr(forward, "_padded", None)  # calling it would be an error
     forward.logits(random_exchanges())
 
 
@@ -88,7 +88,8 @@ def test_a_branch_longer_than_the_window_needs_the_window(kind):
     tree = build_tree(random_exchanges())
     wide = dict.fromkeys(forward.rule.windows)
     with torch.no_grad():
-        packed = torch.cat(forward._packed_logits(tree, wide))
+        logits, rows = forward._packed(tree, wide, by_blocks=False)
+        packed = logits[rows]
     assert (packed - torch.cat(separate_logits(hf, random_exchanges()))).abs().max() > 1e-2
 
 
@@ -158,7 +159,8 @@ def test_sequences_longer_than_what_was_probed_are_padded(monkeypatch):
     forward = Forward(hf, PAD)
     assert forward.rule.max_depth == 520
     calls = []
-    monkeypatch.setattr(forward, "_padded_logits", lambda group: calls.append(len(group)))
+    real = forward._padded
+    monkeypatch.setattr(forward, "_padded", lambda g: calls.append(len(g)) or real(g))
     forward.logits([exchange([1] * 520, [2])])
     assert calls == []
     forward.logits([exchange([1] * 520, [2, 3])])
@@ -240,3 +242,62 @@ def test_score_is_answer_logps_in_any_number_of_passes(packing):
         close([p.tokens for p in parts], [w.tokens.detach() for w in whole], 1e-6)
         assert not any(p.tokens.requires_grad for p in parts)
     assert forward.score([]) == []
+
+
+def test_attention_goes_by_blocks_where_every_layer_attends_fully():
+    assert Forward(tiny_model("llama"), PAD).rule.by_blocks
+    assert not Forward(tiny_model("mistral"), PAD).rule.by_blocks
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_blocks_and_masks_give_the_same_logits_and_gradients(kind):
+    hf = tiny_model(kind, torch.float64)
+    forward = Forward(hf, PAD)
+    if not forward.rule.by_blocks:
+        return
+    found = []
+    for by_blocks in (True, False):
+        forward.rule = forward.rule._replace(by_blocks=by_blocks)
+        logits = torch.cat(forward.logits(random_exchanges()))
+        weight = hf.get_input_embeddings().weight.requires_grad_()
+        found.append((logits.detach(), torch.autograd.grad(logits.square().sum(), weight)[0]))
+    for by_block, by_mask in zip(*found, strict=True):
+        assert (by_block - by_mask).abs().max() < 1e-10 * by_mask.abs().max()
+
+
+def test_a_model_that_ignores_the_way_of_attending_is_given_a_mask():
+    hf = tiny_model("llama")
+
+    class Fixed(type(hf.config)):
+        """A config that answers "sdpa" whatever it is told, as an older model's own code would."""
+
+        @property
+        def _attn_implementation(self):
+            return "sdpa"
+
+        @_attn_implementation.setter
+        def _attn_implementation(self, value):
+            pass
+
+    hf.config.__class__ = Fixed
+    rule = Forward(hf, PAD).rule
+    assert rule.windows == {"": None}
+    assert not rule.by_blocks
+
+
+def test_the_way_of_attending_is_put_back_when_a_pass_fails():
+    hf = tiny_model("llama")
+    forward = Forward(hf, PAD)
+    with pytest.raises(IndexError):
+        forward.logits([exchange([10_000], [1])])
+    assert hf.config._attn_implementation == "sdpa"
+
+
+def test_blocks_of_very_unlike_length_are_not_padded_to_one(monkeypatch):
+    forward = Forward(tiny_model("llama"), PAD)
+    asked = []
+    real = forward._packed
+    monkeypatch.setattr(forward, "_packed", lambda *a, **k: asked.append(k) or real(*a, **k))
+    forward.logits([exchange([1, n, 3], [4, 5]) for n in range(8)])
+    forward.logits([*[exchange([1, n, 3], [4, 5]) for n in range(8)], exchange([1] * 60, [2])])
+    assert asked == [{"by_blocks": True}, {"by_blocks": False}]

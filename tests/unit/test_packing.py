@@ -66,16 +66,38 @@ def test_positions_are_depths_and_parents_come_first():
     assert tree.ancestors.diagonal().all()
 
 
-def test_equal_beginnings_are_stored_once():
+def test_the_trunk_and_each_prompt_are_stored_once():
     exchanges = all_exchanges()
-    prefixes = {
-        (*e.prompt, *e.answer[:-1])[:end]
-        for e in exchanges
-        for end in range(1, len(e.prompt) + len(e.answer))
-    }
     tree = build_tree(exchanges)
-    assert len(tree.tokens) == len(prefixes)
-    assert {tuple(path_to(tree, node)) for node in range(len(tree.tokens))} == prefixes
+    read = [(*e.prompt, *e.answer[:-1]) for e in exchanges]
+    columns = (len(set(tokens)) == 1 for tokens in zip(*read, strict=False))
+    trunk = sum(itertools.takewhile(bool, columns))
+    stored = {
+        (path[:end], e.prompt if end > trunk else ())
+        for e, path in zip(exchanges, read, strict=True)
+        for end in range(1, len(path) + 1)
+    }
+    assert tree.trunk == trunk
+    assert len(tree.tokens) == len(stored)
+    assert sorted(path_to(tree, node) for node in range(len(tree.tokens))) == sorted(
+        list(path) for path, _ in stored
+    )
+
+
+@pytest.mark.parametrize("chosen", [slice(None), slice(0, 1), slice(0, 2)])
+def test_blocks_see_what_the_whole_tree_sees(chosen):
+    tree = build_tree(all_exchanges()[chosen])
+    blocks, trunk = tree.blocks, tree.trunk
+    size = blocks.nodes.shape[1]
+    seen = torch.zeros_like(tree.ancestors)
+    seen[:trunk, :trunk] = torch.ones(trunk, trunk).tril().bool()
+    seen[trunk:, :trunk] = True
+    for node, place in enumerate(blocks.places.tolist(), trunk):
+        block, own = divmod(place, size)
+        assert blocks.nodes[block, own] == node
+        seen[node, blocks.nodes[block][blocks.seen[block, own]]] = True
+    assert torch.equal(seen, tree.ancestors)
+    assert blocks.seen.any(-1).all()
 
 
 def test_a_repeated_exchange_costs_nothing():
@@ -134,8 +156,12 @@ def test_chunks_are_no_smaller_than_they_must_be():
     groups = list(chunks(exchanges, 60))
     assert len(groups) > 1
     for group, following in itertools.pairwise(groups):
-        grown = build_tree([exchanges[i] for i in [*group, following[0]]])
-        assert len(grown.tokens) > 60
+        grown = [exchanges[i] for i in [*group, following[0]]]
+        # No beginning is common to all, so each prompt stands by itself.
+        by_prompt = [
+            [e for e in grown if e.prompt == prompt] for prompt in {e.prompt for e in grown}
+        ]
+        assert sum(len(build_tree(same).tokens) for same in by_prompt) > 60
 
 
 def test_no_exchanges_make_no_chunks():

@@ -9,7 +9,9 @@ import torch
 from builders import base_model, examples, exchange, random_adapter, settings, with_reference
 from corsa.config import METHODS, make_config
 from corsa.errors import TrainingError
-from corsa.step import Example, score_examples
+from corsa.projection import merge
+from corsa.sharpness import global_norm, perturbed
+from corsa.step import Example, corsa_step, loss_gradients, score_examples
 from corsa.training import Position, RoundTrainer
 
 FAST = {"learning_rate": 0.02, "warmup_steps": 2, "decay_steps": 3, "batch_size": 4}
@@ -65,6 +67,38 @@ def test_a_round_trains_until_every_answer_is_right(method):
     assert all(task.right())
     assert 0 < outcome.steps < task.trainer.cap
     assert outcome.steps == len(task.events) == len(outcome.position.history)
+
+
+def test_a_lagged_ascent_converges_too_and_right_means_right_where_the_weights_are():
+    task = Round(own=CONSISTENT, ascent="lagged")
+    outcome = task.run()
+    assert outcome.converged
+    assert all(task.right())
+
+
+def test_a_lagged_ascent_goes_up_the_gradient_that_was_followed_last():
+    """One pass a step from the second on, at φ + ρ g/‖g‖ with the g of the step before."""
+    lagged, by_hand = Round(own=CONSISTENT, ascent="lagged"), Round(own=CONSISTENT)
+    forward, params, config = by_hand.base.forward, by_hand.adapter.params, by_hand.config
+    uphill = None
+    for step in range(3):
+        with lagged.base.using(lagged.adapter.name):
+            lagged.trainer._step()
+        with by_hand.base.using(by_hand.adapter.name):
+            own, _ = by_hand.trainer._batch(step)
+            batch = [by_hand.trainer.examples[i] for i in own]
+            if uphill is None:
+                found = corsa_step(forward, params, batch, config).gradient
+            else:
+                with perturbed(params, uphill, config.rho):
+                    parts = loss_gradients(forward, params, batch, config).gradients
+                found = merge(list(parts.values()), config.projection)
+            rate = by_hand.trainer._learning_rate(step)
+            by_hand.trainer._apply(found, global_norm(found), rate)
+            by_hand.trainer.position.step += 1
+        assert equal(lagged.adapter.state(), by_hand.adapter.state())
+        assert equal(lagged.trainer.followed, found)
+        uphill = found
 
 
 def test_margins_turn_positive():
@@ -147,6 +181,7 @@ VARIANTS = {
     "joined": {"joining": [(examples(8)[3:], 2), (examples(2), 1)]},
     "weight decay": {"weight_decay": 0.1},
     "dropout": {"dropout": 0.3},
+    "lagged ascent": {"ascent": "lagged"},
 }
 
 
