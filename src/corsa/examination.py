@@ -148,7 +148,9 @@ class Examiner:
     ) -> Scores:
         prompts = [question.prompt for question in questions]
         self.progress.begin("asking the base model", len(prompts))
-        replies = self.base.answers(prompts, length, system, self.progress)
+        # The packaged questions, which edits of every kind must not leak into, come with every round.
+        ask = self.base.answers_kept if leaking else self.base.answers
+        replies = ask(prompts, length, system, self.progress)
         return measure(
             questions,
             updated,

@@ -78,7 +78,7 @@ class Forward:
         self.model = model
         self.pad_id = pad_id
         self.max_tokens = max_tokens
-        self._arguments = set(inspect.signature(model.forward).parameters)
+        self.arguments = set(inspect.signature(model.forward).parameters)
         padded = PackingRule(None, None, "padded batches were asked for")
         self.rule = padded if packing == "padded" else find_packing(self)
         logger.info(
@@ -187,7 +187,7 @@ class Forward:
 
     def _call(self, rows: Tensor, **inputs: Any) -> Tensor:
         """Logits of the given positions; the head runs on those alone where the model allows it."""
-        if "logits_to_keep" in self._arguments:
+        if "logits_to_keep" in self.arguments:
             kept: Tensor = self.model(**inputs, use_cache=False, logits_to_keep=rows).logits
             return kept
         full: Tensor = self.model(**inputs, use_cache=False).logits
@@ -204,7 +204,7 @@ def find_packing(forward: Forward) -> PackingRule:
         The rule. Without exact packing its `windows` are `None`.
     """
     config = forward.model.config.get_text_config()
-    if "position_ids" not in forward._arguments:
+    if "position_ids" not in forward.arguments:
         return PackingRule(None, None, "the model takes no position_ids")
     if config._attn_implementation not in ("sdpa", "eager"):
         return PackingRule(

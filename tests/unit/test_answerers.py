@@ -114,6 +114,17 @@ def test_every_stop_token_ends_a_reply(end):
         assert reply.tokens[-1] == SPECIAL_IDS[end]
 
 
+@pytest.mark.parametrize("template", [CHATML, None], ids=["chatml", "none"])
+def test_replies_that_end_at_different_times_do_not_disturb_each_other(template):
+    hf = tiny_model("llama", torch.float64)
+    hf.generation_config = transformers.GenerationConfig(eos_token_id=list(range(128, 250, 2)))
+    base = base_model(template=template, model=hf)
+    prompts = [*PROMPTS, "And then?", "Why", "Who will?", "z"]
+    replies = ModelAnswerer(base).answers(prompts, 16)
+    assert [r.tokens for r in replies] == [by_hand(base, None, p, 16) for p in prompts]
+    assert len({len(r.tokens) for r in replies}) > 2
+
+
 def test_a_reply_is_cut_where_it_is_told_to():
     base = base_model(template=CHATML)
     says(base, "Ada Lovelace", SPECIAL_IDS["<|im_end|>"], ["Who?"])
@@ -234,6 +245,19 @@ def test_a_remembering_answerer_decodes_everything_once(monkeypatch):
     assert answerer.answers(["a"], 4, "Be brief.") != [wanted[0]]  # another question
     assert len(answerer.answers(["a"], 5)[0].tokens) == 5  # and so is another length
     assert len(decoded) == 5
+
+
+def test_kept_replies_outlive_the_answerer(tmp_path, monkeypatch):
+    monkeypatch.setenv("CORSA_CACHE", str(tmp_path))
+    base = base_model(template=CHATML)
+    wanted = ModelAnswerer(base).answers(PROMPTS, 6)
+    for again in (False, True):
+        answerer, progress = RememberingAnswerer(base), Counting()
+        if again:
+            monkeypatch.setattr(ModelAnswerer, "_decode", None)  # calling it would be an error
+        assert answerer.answers_kept(PROMPTS, 6, progress=progress) == wanted
+        assert answerer.answers(PROMPTS[:1], 6) == wanted[:1]
+        assert progress.done == len(PROMPTS)
 
 
 def test_a_remembering_answerer_answers_as_the_base_model_does():
