@@ -53,6 +53,7 @@ ROWS = """
     session
     store
     __init__ demo
+    bench bench.contenders bench.datasets bench.draws
     cli
 """.strip().split("\n")
 # The registry of methods opens one of its own files when it is asked for it.
