@@ -54,6 +54,8 @@ ROWS = """
     store
     __init__ demo
     bench bench.contenders bench.datasets bench.draws
+    bench.runs bench.statistics
+    bench.tables bench.figures
     cli
 """.strip().split("\n")
 # The registry of methods opens one of its own files when it is asked for it.
