@@ -53,9 +53,10 @@ ROWS = """
     session
     store
     __init__ demo
-    bench bench.contenders bench.datasets bench.draws
-    bench.runs bench.statistics
+    bench bench.contenders bench.datasets bench.draws bench.extras
+    bench.runs bench.schedule bench.statistics
     bench.tables bench.figures
+    bench.runner
     cli
 """.strip().split("\n")
 # The registry of methods opens one of its own files when it is asked for it.
