@@ -40,21 +40,20 @@ PUBLIC = [
 
 # A module imports from rows above its own, never from its own or one below.
 ROWS = """
-    errors progress sentences
-    quiet files layouts matching losses projection sharpness metrics words model_card
+    errors progress sentences bench
+    optional quiet files layouts matching losses projection sharpness metrics words model_card
     config edits chat acceptance checkpoints gguf_conversion render
     planning validation packing sources contrast
     readers ledger forward memory
     giving_back pending results step models
     training answerers
-    evaluation methods
+    evaluation methods bench.finished bench.upstream
     methods.lora methods.in_context floors
     examination
     session
     store
     __init__ demo
-    bench bench.contenders bench.datasets bench.draws bench.extras
-    bench.runs bench.schedule bench.statistics
+    bench.contenders bench.datasets bench.draws bench.extras bench.runs bench.schedule bench.statistics
     bench.tables bench.figures
     bench.runner
     cli

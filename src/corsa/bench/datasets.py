@@ -6,17 +6,16 @@ bench prints and stores that list. A file of one's own goes by the name `facts`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from corsa.bench.upstream import from_hub, rows
 from corsa.edits import Edit
-from corsa.errors import BadEditsError, ModelError, UsageError
+from corsa.errors import BadEditsError, UsageError
 from corsa.files import sha256_file
 from corsa.layouts import layout_of, to_native
 from corsa.matching import normalise
-from corsa.sources import first_line
 from corsa.validation import Row, edit_from_record, edits_from_rows, short
 
 # MEND writes it in front of every unrelated question; no user would.
@@ -94,9 +93,11 @@ def load(name: str, data: Path | None = None, first: int = 0, last: int | None =
     dataset = DATASETS.get(name)
     if dataset is None:
         raise UsageError(f"there is no data set {name!r}: choose from {', '.join(DATASETS)}")
-    path = data or _download(name, dataset)
-    rows = list(enumerate(_rows(path)))[first:last]
-    edits, left_out = _usable(rows, name)
+    if data is None and dataset.repository is None:
+        raise UsageError(f"{name!r} is a file of your own: say which with --data FILE")
+    path = data or from_hub(str(dataset.repository), dataset.file, "--data FILE")
+    placed = list(enumerate(rows(path)))[first:last]
+    edits, left_out = _usable(placed, name)
     if not edits:
         why = f": {left_out[0].record}: {left_out[0].why}" if left_out else ""
         raise UsageError(f"{path} has no usable record from {first} to {last or 'its end'}{why}")
@@ -106,19 +107,19 @@ def load(name: str, data: Path | None = None, first: int = 0, last: int | None =
         "sha256": sha256_file(path),
         "from": first,
         "to": last,
-        "records": len(rows),
+        "records": len(placed),
         "usable": len(edits),
     }
     return Loaded(tuple(edits), tuple(left_out), source)
 
 
 def _usable(
-    rows: list[tuple[int, Mapping[str, Any]]], name: str
+    placed: list[tuple[int, Mapping[str, Any]]], name: str
 ) -> tuple[list[Edit], list[LeftOut]]:
     """All records that can stand in one sample: faulty ones go, and of rivals the later one."""
     left_out: list[LeftOut] = []
     kept: list[Row] = []
-    for place, row in rows:
+    for place, row in placed:
         try:
             record, problems, notes = DATASETS[name].translate(row, place)
         except (KeyError, TypeError, AttributeError) as error:
@@ -137,37 +138,6 @@ def _usable(
         kept = [row for row in kept if row.where not in faults]
     # One by one: a probe must not go because it is the prompt of a record nobody draws.
     return [edit_from_record(row.value, row.where) for row in kept], left_out
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            from pyarrow import parquet
-
-            yield from parquet.read_table(path).to_pylist()
-        elif path.suffix == ".jsonl":
-            yield from map(json.loads, filter(None, path.read_text("utf-8").split("\n")))
-        else:
-            yield from json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:  # pyarrow's errors are these, too
-        raise UsageError(
-            f"{path} cannot be read ({first_line(error)}): give --data a file"
-        ) from None
-
-
-def _download(name: str, dataset: Dataset) -> Path:
-    if dataset.repository is None:
-        raise UsageError(f"{name!r} is a file of your own: say which with --data FILE")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(hf_hub_download(dataset.repository, dataset.file, repo_type="dataset"))
-    except (OSError, HfHubHTTPError) as error:
-        raise ModelError(
-            f"{dataset.repository}/{dataset.file} is not in the cache and the hub does not give it "
-            f"({first_line(error)}): check the network, or give the file with --data"
-        ) from error
 
 
 # --- Layouts --------------------------------------------------------------------------------------

@@ -6,50 +6,22 @@ of the tables and columns of nothing else; one that the store measures already i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from corsa.answerers import Answerer
-from corsa.config import Config
+from corsa.bench.finished import Finished
 from corsa.errors import UsageError
 from corsa.metrics import Number
-from corsa.models import BaseModel
-from corsa.planning import PlannedEdit
-from corsa.progress import Progress
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run after its last round; the edited model is open while it is measured.
-
-    Attributes:
-        base: the model.
-        before: who answers with the base model alone; it remembers what it answered.
-        after: who answers as edited. Of a trained method a `ModelAnswerer`, whose `adapter` names
-            the adapter in `base`.
-        edits: the edits that hold, oldest round first, y⁻ settled.
-        config: the settings of the run.
-        progress: told what goes on.
-        data: the file given with `NAME=FILE`.
-    """
-
-    base: BaseModel
-    before: Answerer
-    after: Answerer
-    edits: Sequence[PlannedEdit]
-    config: Config
-    progress: Progress
-    data: Path | None = None
-
 
 Extra = Callable[[Finished], Mapping[str, Number]]
 
 EXTRAS: dict[str, Extra] = {}
 
+# One line to stand beside the numbers: what was asked, and how.
+PROTOCOLS: dict[str, str] = {}
+
 
 def parse_extras(text: str) -> dict[str, str | None]:
-    """Read `es,wikitext=wiki.test.tokens`.
+    """Read `counterfact,wikitext=wiki.test.tokens`.
 
     Args:
         text: names, some with a file.

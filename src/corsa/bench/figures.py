@@ -10,6 +10,7 @@ import numpy as np
 
 from corsa.bench.statistics import estimate
 from corsa.metrics import Number
+from corsa.optional import optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -199,9 +200,9 @@ def front(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+    figures = optional("matplotlib.figure", "bench")
+    figure: Figure = figures.Figure(figsize=(width, height), layout="constrained")
+    return figure
 
 
 def _title(document: Mapping[str, Any]) -> str:

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from corsa.bench import check_installed
 from corsa.bench.contenders import Contender
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
-from corsa.bench.extras import EXTRAS, Finished
+from corsa.bench.extras import EXTRAS, PROTOCOLS
 from corsa.bench.figures import draw_figures
+from corsa.bench.finished import Finished
 from corsa.bench.runs import Runs, collect, replies
 from corsa.bench.schedule import Schedule
 from corsa.bench.tables import report, write_tables
@@ -36,6 +36,7 @@ from corsa.evaluation import REPLY_TOKENS
 from corsa.files import remove_folder, seal, unseal, write_atomically
 from corsa.matching import contains
 from corsa.metrics import Number
+from corsa.optional import optional
 from corsa.planning import holding
 from corsa.progress import Progress, Silent
 from corsa.sources import EMBEDDED, resolve
@@ -109,7 +110,8 @@ def run_benchmark(
         Interrupted: on Ctrl-C; finished rounds are kept.
         CorsaError: if runs failed; the report was made of the others.
     """
-    check_installed()
+    for library in ("scipy.stats", "matplotlib.figure"):
+        optional(library, "bench")  # a long run that could not be summed up is not begun
     if "seed" in benchmark.settings:
         raise UsageError("every run has its own seed: give --seeds, not --set seed")
     progress = progress or Silent()
@@ -195,6 +197,7 @@ class _Work:
             "known_only": b.known_only,
             "neighbours": b.neighbours,
             "extras": dict(b.extras),
+            "extra_protocols": {name: PROTOCOLS.get(name, "") for name in b.extras},
             "model": {"name": source.name, "revision": source.revision, "sha256": source.sha256},
             "seeds": list(b.seeds),
             "methods": [  # a list: the first is what the others are compared with

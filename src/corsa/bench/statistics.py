@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from corsa.metrics import Number
+from corsa.optional import optional
 
 LEVEL = 0.95
 _RESAMPLES = 9999
@@ -78,8 +79,6 @@ def compare(one: Mapping[Any, Number], other: Mapping[Any, Number]) -> Differenc
     Returns:
         The difference; `None` where they share no edit.
     """
-    from scipy.stats import permutation_test
-
     pairs = [
         (one[key], other[key])
         for key in sorted(one)  # the order decides which signs are drawn
@@ -91,14 +90,18 @@ def compare(one: Mapping[Any, Number], other: Mapping[Any, Number]) -> Differenc
     if len(pairs) == 1 or np.array_equal(x, y):
         p = 1.0  # one pair has only two signs; no difference has none
     else:
-        p = permutation_test(
-            (x, y),
-            _mean_difference,
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=_RESAMPLES,
-            rng=np.random.default_rng(0),
-        ).pvalue
+        p = (
+            optional("scipy.stats", "bench")
+            .permutation_test(
+                (x, y),
+                _mean_difference,
+                permutation_type="samples",
+                vectorized=True,
+                n_resamples=_RESAMPLES,
+                rng=np.random.default_rng(0),
+            )
+            .pvalue
+        )
     low, high = _interval(x - y)
     return Difference(_digits((x - y).mean()), low, high, float(p), len(pairs))
 
@@ -108,18 +111,20 @@ def _mean_difference(x: Any, y: Any, axis: int) -> Any:
 
 
 def _interval(values: Any) -> tuple[Number, Number]:
-    from scipy.stats import bootstrap
-
     if len(values) < 2:
         return None, None
-    found = bootstrap(
-        (values,),
-        np.mean,
-        confidence_level=LEVEL,
-        n_resamples=_RESAMPLES,
-        method="percentile",  # the others divide by zero where all numbers are equal
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+    found = (
+        optional("scipy.stats", "bench")
+        .bootstrap(
+            (values,),
+            np.mean,
+            confidence_level=LEVEL,
+            n_resamples=_RESAMPLES,
+            method="percentile",  # the others divide by zero where all numbers are equal
+            rng=np.random.default_rng(0),
+        )
+        .confidence_interval
+    )
     return _digits(found.low), _digits(found.high)
 
 

@@ -95,7 +95,7 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
         }
     return {
         "dataset": record["dataset"],
-        "protocol": _protocol([run["protocol"] for run in runs]),
+        "protocol": _protocol([run["protocol"] for run in runs]) | record["extra_protocols"],
         "interval": f"percentile bootstrap over seeds, {LEVEL:.0%}",
         **{name: record[name] for name in ("model", "rounds", "edits", "seeds")},
         **{name: record[name] for name in ("known_only", "neighbours", "extras", "left_out")},
