@@ -14,7 +14,7 @@ The model is loaded once, and the base model answers a question once for all met
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,7 +170,7 @@ class _Work:
         self.runs = Runs(out)
         self.progress = progress
         self.loaded = load(benchmark.dataset, benchmark.data, benchmark.first, benchmark.last)
-        self.record = self._claim()
+        self.record = self._agreed()
         # Never written to: it holds the loaded model for the stores of all runs.
         self.home = Store.open(
             out / "stores" / "base",
@@ -179,13 +179,10 @@ class _Work:
             trust_remote_code=benchmark.trust_remote_code,
         )
 
-    def _claim(self) -> dict[str, Any]:
-        """Note what was asked for, or refuse to mix it with what was asked for before."""
+    def _agreed(self) -> dict[str, Any]:
+        """What is asked for, and was; refuses what cannot be both."""
         asked, path = self._asked(), self.out / _RECORD
-        if path.exists():
-            asked = _joined(unseal(path), asked)
-        write_atomically(path, seal(asked))
-        return unseal(path)
+        return _joined(unseal(path), asked) if path.exists() else asked
 
     def _asked(self) -> dict[str, Any]:
         b = self.benchmark
@@ -221,21 +218,32 @@ class _Work:
             Interrupted: on Ctrl-C.
         """
         todo, schedule = self._todo()
+        draws = {seed: self._draw(seed) for seed in dict.fromkeys(seed for _, seed in todo)}
+        self._claim(draws.values())
         if not todo:
             return []
-        draws = {seed: self._draw(seed) for seed in dict.fromkeys(seed for _, seed in todo)}
         with self.home.opened(progress=self.progress, **self.benchmark.settings):
             pass  # loaded once, here
         failures = []
         for contender, seed in todo:
-            try:
-                self._make_run(contender, draws[seed], schedule, keep_stores=keep_stores)
-            except Interrupted:
-                raise
-            except CorsaError as error:
-                failures.append(f"{contender.label}, seed {seed}: {error}")
-                self.progress.say(f"failed: {failures[-1]}")
+            with schedule.run(contender.label, self.benchmark.rounds):
+                try:
+                    self._make_run(contender, draws[seed], schedule, keep_stores=keep_stores)
+                except Interrupted:
+                    raise
+                except CorsaError as error:
+                    failures.append(f"{contender.label}, seed {seed}: {error}")
+                    self.progress.say(f"failed: {failures[-1]}")
         return failures
+
+    def _claim(self, draws: Iterable[Mapping[str, Any]]) -> None:
+        """Note what is begun, once there is something to begin with."""
+        folder = self.out / "draws"
+        folder.mkdir(exist_ok=True)
+        write_atomically(self.out / _RECORD, seal(self.record))
+        self.record = unseal(self.out / _RECORD)
+        for drawn in draws:
+            write_atomically(folder / f"seed{drawn['seed']}.json", seal(drawn))
 
     def _todo(self) -> tuple[list[tuple[Contender, int]], Schedule]:
         todo, left, seconds = [], Counter[str](), defaultdict[str, list[float]](list)
@@ -253,12 +261,10 @@ class _Work:
     def _draw(self, seed: int) -> dict[str, Any]:
         """The edits of every round under a seed: drawn once, then read."""
         b, path = self.benchmark, self.out / "draws" / f"seed{seed}.json"
-        if not path.exists():
-            edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
-            drawn = draw(edits, seed, b.rounds, b.edits, self._knows if b.known_only else None)
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, seal(drawn))
-        return unseal(path)
+        if path.exists():
+            return unseal(path)
+        edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
+        return draw(edits, seed, b.rounds, b.edits, self._knows if b.known_only else None)
 
     def _knows(self, edits: Sequence[Edit]) -> list[bool]:
         """Whether the base model gives the old answer of each edit."""

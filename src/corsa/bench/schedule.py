@@ -27,6 +27,21 @@ class Schedule:
         self._all = sum(self._left.values())
         self._where = ""
 
+    @contextmanager
+    def run(self, method: str, rounds: int) -> Iterator[None]:
+        """A run is made inside the block; however it ends, nothing of it is left then.
+
+        Args:
+            method: the run's.
+            rounds: of the run.
+
+        Yields:
+            Nothing.
+        """
+        left = self._left[method] - rounds
+        yield
+        self._left[method], self._where = left, ""
+
     def skip(self, method: str, rounds: int) -> None:
         """Some rounds of an interrupted run are there already.
 

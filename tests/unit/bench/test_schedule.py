@@ -54,3 +54,17 @@ def test_rounds_that_are_there_already_are_not_waited_for():
 
 def test_nothing_is_guessed_before_the_first_round_is_finished():
     assert Schedule(Told(), {"corsa": 3}, {}).seconds_left() is None
+
+
+def test_a_run_that_failed_is_not_waited_for(monkeypatch):
+    told = Told()
+    plan = Schedule(told, {"corsa": 4}, {"corsa": [10]})
+    with plan.run("corsa", 2):
+        try:
+            with plan.round("corsa", "corsa, seed 0, round 1"):
+                raise OSError
+        except OSError:
+            plan.say("failed")
+    assert plan.seconds_left() == 2 * 10
+    plan.begin("drawing")
+    assert told.tasks == [("drawing", None)]
