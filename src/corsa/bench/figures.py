@@ -119,6 +119,8 @@ def forgetting(by_method: Mapping[str, Sequence[Run]]) -> Figure:
         ax.set_xlabel("after round")
         ax.set_xticks(rounds[:: max(1, len(rounds) // 10)])
         _plain(ax)
+    low, high = left.get_ylim()
+    left.set_ylim(min(low, -2), max(high, 10))  # nothing forgotten is a line at 0, not noise
     left.axhline(0, color=_GREY, linewidth=0.8)
     _legend(figure, right, len(by_method))
     return figure

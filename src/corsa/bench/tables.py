@@ -35,12 +35,14 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("reliability", "all edits right"),
+    Row("reliability_rules.contains", "… answer somewhere in the reply"),
     Row("newest.reliability", "newest round right"),
     Row("earlier.lowest", "worst earlier round right"),
     Row("forgetting", "forgetting F"),
     Row("bwt", "backward transfer"),
     Row("reversion", "reversion to the old answer"),
     Row("generality", "generality"),
+    Row("generality_rules.contains", "… answer somewhere in the reply"),
     Row("retention.generality.forgetting", "forgetting of paraphrases"),
     Row("leak", "leak"),
     Row("agreement", "agreement with the base"),
@@ -77,7 +79,7 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
         `dataset`, `protocol`, `methods` (by name and metric: mean, low, high, per_seed in the order
         of `seeds`), `compared` with the first method, and what was asked for.
     """
-    seeds = record["seeds"]
+    seeds = [seed for seed in record["seeds"] if seed in {run["seed"] for run in runs}]
     by_method: dict[str, dict[int, Run]] = {}
     for run in runs:
         by_method.setdefault(run["method"], {})[run["seed"]] = run
@@ -97,7 +99,14 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
         "dataset": record["dataset"],
         "protocol": _protocol([run["protocol"] for run in runs]) | record["extra_protocols"],
         "interval": f"percentile bootstrap over seeds, {LEVEL:.0%}",
-        **{name: record[name] for name in ("model", "rounds", "edits", "seeds")},
+        **{name: record[name] for name in ("model", "rounds", "edits")},
+        "seeds": seeds,
+        "unfinished": [
+            {"method": m["label"], "seed": seed}
+            for m in record["methods"]
+            for seed in record["seeds"]
+            if seed not in by_method.get(m["label"], {})
+        ],
         **{name: record[name] for name in ("known_only", "neighbours", "extras", "left_out")},
         "extra_metrics": sorted({name for run in runs for name in run["extra"]}),
         "draws": {str(run["seed"]): run["draw"] for run in runs},
@@ -219,6 +228,11 @@ def _origin(document: Mapping[str, Any]) -> Iterator[str]:
     to = "the end" if data["to"] is None else f"before {data['to']}"
     yield f"{data['about']}: {data['file']}, SHA-256 {data['sha256']}"
     yield f"records from {data['from']} to {to}: {data['records']}, of which {data['usable']} usable"
+    if document["unfinished"]:
+        runs = ", ".join(
+            f"{run['method']} under seed {run['seed']}" for run in document["unfinished"]
+        )
+        yield f"**not finished**: {runs}"
     if document["known_only"]:
         asked = ", ".join(
             f"{draw['kept']} of {draw['drawn']} drawn under seed {seed}"

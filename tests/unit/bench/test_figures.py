@@ -75,6 +75,14 @@ def test_forgetting_begins_with_the_second_round_and_carries_its_interval():
     assert right.lines[0].get_ydata()[0] == pytest.approx(99.5)
 
 
+def test_nothing_forgotten_is_not_blown_up():
+    flat = runs("corsa")
+    for each in flat["corsa"]:
+        each["rounds"] = [{"round": r + 1, "forgetting": 0.0 if r else None} for r in range(3)]
+    left, _ = figures.forgetting(flat).axes
+    assert left.get_ylim() == (-2, 10)
+
+
 def test_margins_stand_beside_those_before_any_edit():
     (ax,) = figures.margins(runs("corsa")).axes
     labels = [label.get_text() for label in ax.get_yticklabels()]

@@ -120,11 +120,23 @@ def test_the_page_says_how_and_on_what_it_was_measured():
     assert "cf.json, SHA-256 ab" in page
     assert "records from 5 to the end: 20, of which 19 usable" in page
     assert "4 of 9 drawn under seed 3" in page
+    assert "**not finished**: lora under seed 4\n" in page
     assert "2 locality probes of each edit" in page
     assert "left out: record 11: repeats | it" in page
     assert "record 12" not in page
     assert "left out: 2 more, all by name in bench.json" in page
     assert "| lora | corsa | reliability | -50.0 [-100.0, +0.0] | 1.0000 | 2 |" in page
+
+
+def test_seeds_without_a_finished_run_are_not_claimed():
+    document = report(RECORD | {"seeds": [3, 4, 5]}, RUNS[:1])
+    assert document["seeds"] == [3]
+    assert document["methods"]["corsa"]["leak"]["per_seed"] == [0.2]
+    assert [tuple(run.values()) for run in document["unfinished"]] == [
+        ("corsa", 4),
+        ("corsa", 5),
+        *(("lora", seed) for seed in (3, 4, 5)),
+    ]
 
 
 def test_a_bar_in_a_name_does_not_break_the_table():
