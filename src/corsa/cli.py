@@ -466,6 +466,180 @@ def verify(store: Path, *, as_json: bool) -> None:
     click.echo(f"{len(opened.ledger.ids())} rounds and the base model are as they were written")
 
 
+@commands.command()
+@click.argument("dataset")
+@click.option(
+    "--data",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="read this file in the upstream layout, not the one on the Hugging Face hub",
+)
+@click.option(
+    "--methods",
+    default="corsa,lora",
+    show_default=True,
+    metavar="LIST",
+    help="NAME, NAME[key=value,...] or key=value, each as LABEL:... if you like; the first is what "
+    "the others are tested against",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    metavar="R",
+    help="of each run",
+)
+@click.option(
+    "--edits",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="of each round",
+)
+@click.option(
+    "--seeds",
+    default="0,1,2",
+    show_default=True,
+    metavar="LIST",
+    help="each draws its own edits, the same for every method, and seeds the training",
+)
+@click.option("--known-only", is_flag=True, help="draw only edits whose old answer the base gives")
+@click.option(
+    "--neighbours",
+    type=click.IntRange(0),
+    metavar="K",
+    help="measure only K locality probes of each edit; default: all",
+)
+@click.option(
+    "--from",
+    "first",
+    type=click.IntRange(0),
+    default=0,
+    metavar="K",
+    help="draw from record K of the file on, counted from 0",
+)
+@click.option(
+    "--to", "last", type=click.IntRange(1), metavar="K", help="… and before record K: a split"
+)
+@click.option(
+    "--model", metavar="M", help="Hugging Face id, folder, .gguf file or smollm2 (default)"
+)
+@click.option("--revision", metavar="R", help="branch, tag or commit of a Hugging Face id")
+@_settings_option
+@click.option("--extras", default="", metavar="LIST", help="further measures: NAME or NAME=FILE")
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="where runs, tables and figures go",
+)
+@click.option(
+    "--resume", is_flag=True, help="go on with what is in DIR; methods and seeds may come"
+)
+@click.option("--keep-stores", is_flag=True, help="keep the adapters of finished runs")
+@_trust_option
+@_json_option
+def bench(
+    dataset: str,
+    data: Path | None,
+    methods: str,
+    rounds: int,
+    edits: int,
+    seeds: str,
+    neighbours: int | None,
+    first: int,
+    last: int | None,
+    model: str | None,
+    revision: str | None,
+    settings: Sequence[str],
+    extras: str,
+    out: Path,
+    *,
+    known_only: bool,
+    resume: bool,
+    keep_stores: bool,
+    trust_remote_code: bool,
+    as_json: bool,
+) -> None:
+    """Compare methods on a public data set: rounds of edits, seeds, intervals, tables and figures.
+
+    For every method and seed, R rounds of N edits on a fresh store, measured after each. Needs
+    pip install 'corsa-edit[bench]'.
+
+    \b
+    DATASET is one of
+      counterfact           CounterFact; with --data EasyEdit's flat form of it, too
+      zsre                  zsRE, MEND's evaluation split
+      mquake                MQuAKE-Remastered CF-3k, cases of one rewrite; MQuAKE with --data
+      knowedit-recent       KnowEdit's WikiRecent
+      knowedit-counterfact  KnowEdit's WikiCounterfact
+      facts                 a facts file of your own, with --data
+
+    \b
+    Example:
+      corsa bench counterfact --methods 'corsa,lora,no-sam:corsa[sam=false]' --out compared
+      corsa bench counterfact --methods corsa,lora,in-context --out compared --resume
+      corsa bench zsre --data zsre_mend_eval.json --rounds 5 --edits 20 --from 100 --out held-out
+    """  # noqa: D301
+    with _progress() as progress:
+        from corsa.bench.contenders import parse_methods
+
+        contenders = parse_methods(methods)
+        shared = _read_settings(settings)
+        numbers = _read_seeds(seeds)
+        from corsa.bench.extras import parse_extras
+        from corsa.bench.runner import Benchmark, run_benchmark
+        from corsa.sources import EMBEDDED
+
+        benchmark = Benchmark(
+            dataset,
+            contenders,
+            rounds,
+            edits,
+            numbers,
+            model=model or EMBEDDED,
+            data=data,
+            first=first,
+            last=last,
+            neighbours=neighbours,
+            known_only=known_only,
+            extras=parse_extras(extras),
+            settings=shared,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        document = run_benchmark(
+            benchmark, out, resume=resume, keep_stores=keep_stores, progress=progress
+        )
+    if as_json:
+        _emit(document)
+        return
+    from corsa import render
+    from corsa.bench.tables import table
+
+    _print(render.rows_table(*table(document)))
+    drawn = ", ".join(map(str, document["seeds"]))
+    click.echo(f"means over the seeds {drawn}; in brackets the {document['interval']}")
+    if document["left_out"]:
+        count = len(document["left_out"])
+        what = "record or probe was" if count == 1 else "records or probes were"
+        click.echo(f"{count} {what} left out: {out / 'bench.json'} names each and why")
+    click.echo(f"tables and every reply are in {out}, figures in {out / 'figures'}")
+
+
+def _read_seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text!r}: give different whole numbers, such as 0,1,2")
+    return seeds
+
+
 def _show_update(made: Update, store: Path, *, as_json: bool) -> None:
     if as_json:
         _emit(_update_document(made))

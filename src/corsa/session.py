@@ -284,6 +284,7 @@ class Session:
         conditions: Sequence[Condition] = (),
         *,
         discard: bool = False,
+        in_full: bool = False,
     ) -> Update:
         """Plan, train, measure and commit one round; the caller holds the store's lock.
 
@@ -293,6 +294,7 @@ class Session:
             trackers: accelerate trackers.
             conditions: what the round must reach to be put into use.
             discard: remove interrupted rounds of other edits instead of putting them aside.
+            in_full: measure and sum up all edits that hold, as `check` does.
 
         Returns:
             The round.
@@ -308,7 +310,7 @@ class Session:
             self.progress.say(f"round {made.id} had been finished before the interruption")
         else:
             pending.begin(self.progress, discard=discard)
-            made = self._new_round(ledger, pending, reading, trackers, clock)
+            made = self._new_round(ledger, pending, reading, trackers, clock, in_full=in_full)
         misses = missed(conditions, made.metrics())
         pending.finish(made, clock.seconds, _peak_bytes(self.model), misses)
         if misses:
@@ -326,6 +328,8 @@ class Session:
         reading: Reading,
         trackers: Sequence[GeneralTracker],
         clock: _Clock,
+        *,
+        in_full: bool,
     ) -> Round:
         plan = pending.plan(lambda round_id: self.plan(reading.edits, round_id))
         clock.lap("plan")
@@ -334,7 +338,7 @@ class Session:
         try:
             clock.lap("train")
             examiner = self._examiner(ledger.lineage(parent))
-            numbers, scores = examiner.examine(pending.id, plan, outcome.answerer)
+            numbers, scores = examiner.examine(pending.id, plan, outcome.answerer, in_full=in_full)
             clock.lap("measure")
             return ledger.commit(
                 pending.id,

@@ -22,11 +22,13 @@ from corsa.metrics import headlines
 from corsa.progress import Progress, Silent
 from corsa.readers import Reading, edits_from_records, read_edits
 from corsa.results import Answer, Plan, Update
-from corsa.sources import EMBEDDED, conversion_is_whole, full_sha256, resolve
+from corsa.sources import EMBEDDED, ModelSource, conversion_is_whole, full_sha256, resolve
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
+    from corsa.answerers import Answerer
+    from corsa.models import BaseModel
     from corsa.session import Session
 
 Edits = str | Path | Iterable[Edit | Mapping[str, Any]]
@@ -110,6 +112,44 @@ class Store:
             trust_remote_code=trust_remote_code,
         )
 
+    def beside(self, path: str | Path) -> Store:
+        """Another store of the same model, which is not loaded again.
+
+        Args:
+            path: its folder.
+
+        Returns:
+            The store; what the base model answered this one it need not answer again.
+
+        Raises:
+            StoreError: if the folder holds something else, or a store of another model.
+        """
+        other = Store.open(
+            path, self.model, revision=self._revision, trust_remote_code=self._trust_remote_code
+        )
+        kept = self._session_kept
+        if kept is not None:
+            other._check_model(kept.model.source)
+            other._session_kept = kept
+        return other
+
+    @contextmanager
+    def opened(
+        self, *, progress: Progress | None = None, **settings: Any
+    ) -> Iterator[tuple[BaseModel, Answerer, Answerer]]:
+        """The loaded model, for measures of one's own.
+
+        Args:
+            progress: told what goes on.
+            settings: `dtype`, `device`, `attention`, `packing`.
+
+        Yields:
+            The base model, who answers with it alone, and who answers as of the head.
+        """
+        session = self._session(make_config(settings), progress)
+        with session.current() as answerer:
+            yield session.model, session.base, answerer
+
     @property
     def ledger(self) -> Ledger:
         """The rounds on disk.
@@ -154,6 +194,7 @@ class Store:
         accept: str | None = None,
         drop: Sequence[str] = (),
         discard: bool = False,
+        in_full: bool = False,
         **settings: Any,
     ) -> Update:
         """One round: read, plan, train, measure, commit. It appears whole or not at all.
@@ -167,6 +208,8 @@ class Store:
             accept: what the round must reach to be put into use, such as "reliability>=0.95".
             drop: ids of edits to give back: the answer from before each is trained again.
             discard: remove interrupted rounds of other edits instead of putting them aside.
+            in_full: measure every edit that holds with all its probes, as `check` does, and sum
+                up all of them; otherwise the round's own, and of earlier ones what they retain.
             settings: any of `corsa.config.Config`, such as `method="lora"`.
 
         Returns:
@@ -188,7 +231,7 @@ class Store:
                 self._ledger = Ledger.create(self.path, session.model_record())
             with self._ledger.writing():
                 return session.make_round(
-                    self._ledger, reading, trackers, conditions, discard=discard
+                    self._ledger, reading, trackers, conditions, discard=discard, in_full=in_full
                 )
 
     def ask(
@@ -339,15 +382,18 @@ class Store:
             return kept.again(self._ledger, config, progress)
         progress.begin(f"loading {self.model}")
         source = resolve(self.model, self._revision, trust_remote_code=self._trust_remote_code)
+        self._check_model(source)
+        model = load_source(source, config, trust_remote_code=self._trust_remote_code)
+        self._session_kept = Session(model, self._ledger, config, progress)
+        return self._session_kept
+
+    def _check_model(self, source: ModelSource) -> None:
         if self._ledger is not None and source.sha256 != self._ledger.model["sha256"]:
             raise StoreError(
                 f"{self.model} is not the model {self.path} was made for (SHA-256 "
                 f"{source.sha256[:12]}…, expected {self._ledger.model['sha256'][:12]}…): "
                 "restore that model, or use a new store"
             )
-        model = load_source(source, config, trust_remote_code=self._trust_remote_code)
-        self._session_kept = Session(model, self._ledger, config, progress)
-        return self._session_kept
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

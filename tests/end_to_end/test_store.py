@@ -646,3 +646,55 @@ def test_other_templates_and_architectures_go_the_same_way(tmp_path):
         assert made.metrics["training"]["steps"] > 0
         (answer,) = store.ask(["Where is X?"])
         assert (answer.updated == "Rome") == made.metrics["training"]["converged"], kind
+
+
+# --- Measured in full, beside each other, with measures of one's own -------------------------------
+
+
+def test_a_round_measured_in_full_says_what_check_says(store):
+    made = store.update(NEXT, in_full=True, **FAST)
+    checked = store.check(drift=False)
+    for name in ("reliability", "generality", "leak", "portability", "locality", "margins"):
+        assert made.metrics[name] == checked[name]
+    assert made.metrics["retention"] == checked["retention"]
+    assert made.metrics["locality"]["n"] == 2  # of the round before: its own edits have none
+
+
+def test_a_store_beside_another_is_not_loaded_again(one_round, tiny, tmp_path, monkeypatch):
+    first = Store.open(tmp_path / "first", tiny)
+    first.update(NEXT, **FAST)
+    loads = []
+    monkeypatch.setattr("corsa.models.load_source", lambda *a, **k: loads.append(a))
+    second = first.beside(tmp_path / "second")
+    second.update(NEXT, **FAST)
+    assert not loads
+    assert contents(second.ledger.round(1).folder) == contents(first.ledger.round(1).folder)
+    copied = tmp_path / "copied"
+    shutil.copytree(one_round, copied)
+    assert first.beside(copied).ask(["Who is king?"])[0].round == 1
+    assert (first.head, second.head, Store.open(copied).head) == (1, 1, 1)
+
+
+def test_a_store_beside_another_must_be_of_its_model(one_round, tiny, tmp_path):
+    first = Store.open(tmp_path / "first", tiny)
+    first.ask(["Who?"], round=0)
+    shutil.copytree(one_round, tmp_path / "copied")
+    weights = Path(tiny).parent / "moved"
+    Path(tiny).rename(weights)
+    try:
+        save_tiny(tiny, seed=5)
+        other = Store.open(tmp_path / "other", tiny)
+        other.ask(["Who?"], round=0)
+        with pytest.raises(StoreError, match="is not the model"):
+            other.beside(tmp_path / "copied")
+    finally:
+        shutil.rmtree(tiny)
+        weights.rename(tiny)
+
+
+def test_measures_of_ones_own_see_base_and_updated_model(store):
+    with store.opened() as (model, base, updated):
+        before, after = (who.answers(["Who is king?"], 32)[0].text for who in (base, updated))
+        assert model.hf.num_parameters() > 0
+    assert after == "Ann" != before
+    assert store.ask(["Who is king?"])[0].updated == "Ann"  # nothing was left attached

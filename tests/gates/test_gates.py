@@ -40,20 +40,23 @@ PUBLIC = [
 
 # A module imports from rows above its own, never from its own or one below.
 ROWS = """
-    errors progress sentences
-    quiet files layouts matching losses projection sharpness metrics words model_card lean
+    errors progress sentences bench
+    optional quiet files layouts matching losses projection sharpness metrics words model_card lean
     config edits chat acceptance checkpoints gguf_conversion render
     planning validation packing sources contrast
     readers ledger tree_attention memory
     forward
     giving_back pending results step models
     training answerers
-    evaluation methods
+    evaluation methods bench.finished bench.upstream
     methods.lora methods.in_context floors
     examination
     session
     store
     __init__ demo
+    bench.contenders bench.datasets bench.draws bench.extras bench.runs bench.schedule bench.statistics
+    bench.tables bench.figures
+    bench.runner
     cli
 """.strip().split("\n")
 # The registry of methods opens one of its own files when it is asked for it.

@@ -1,0 +1,94 @@
+"""The methods of a benchmark as typed: `corsa`, `corsa[sam=false]`, `paper:preset=paper`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from corsa.config import Config, make_config
+from corsa.errors import UsageError
+
+_FORM = re.compile(
+    r"(?:(?P<label>[^:=\[\]]+):)?"
+    r"(?:(?P<setting>[^:=\[\]]+=[^\[\]]+)|(?P<method>[^:=\[\]]+)(?:\[(?P<settings>[^\[\]]*)\])?)"
+)
+_FORMS = "give NAME, NAME[key=value,...], key=value, or one of these as LABEL:..."
+
+# Methods that differ in these were not measured alike, or not on the same edits.
+_OF_ALL = ("seed", "dtype", "device", "attention", "packing")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One method of a benchmark.
+
+    Attributes:
+        label: what tables call it.
+        settings: what makes it, on top of what all methods share.
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+
+    @property
+    def file_name(self) -> str:
+        """The label as part of a file's name."""
+        return re.sub(r"[^\w.+=,-]", "_", self.label)
+
+    def config(self, shared: Mapping[str, Any], seed: int) -> Config:
+        """All its settings.
+
+        Args:
+            shared: settings of all methods.
+            seed: of this run.
+
+        Returns:
+            The config of every round.
+        """
+        return make_config({**shared, **self.settings, "seed": seed})
+
+
+def parse_methods(text: str) -> tuple[Contender, ...]:
+    """Read a list of methods; a comma inside brackets belongs to its method.
+
+    Args:
+        text: such as `corsa,lora,no-sam:corsa[sam=false],preset=paper`.
+
+    Returns:
+        The methods, in order.
+
+    Raises:
+        UsageError: if one cannot be read, or two would be written to one file.
+    """
+    parts = re.split(r",(?![^\[\]]*\])", text)
+    contenders = tuple(_contender(part.strip()) for part in parts)
+    names = Counter(contender.file_name for contender in contenders)
+    for name, count in names.items():
+        if count > 1:
+            raise UsageError(f"{count} methods are called {name!r}: give them labels, LABEL:METHOD")
+    return contenders
+
+
+def _contender(text: str) -> Contender:
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise UsageError(f"the method {text!r} cannot be read: {_FORMS}")
+    label, setting, method, inside = match["label"], match["setting"], match["method"], None
+    if setting is None:
+        inside = match["settings"]
+        settings: dict[str, Any] = {"method": method.strip()}
+    else:
+        settings, inside = {}, setting
+    for pair in inside.split(",") if inside else ():
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not (key and equals and value):
+            raise UsageError(f"{pair!r} in the method {text!r} is not of the form key=value")
+        if key in _OF_ALL:
+            where = "--seeds" if key == "seed" else "--set"
+            raise UsageError(f"{key} in the method {text!r} must be that of all: use {where}")
+        settings[key] = value
+    make_config(settings)  # says what is wrong with a name or value before anything is loaded
+    return Contender(label.strip() if label else text, settings)

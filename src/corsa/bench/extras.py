@@ -1,0 +1,41 @@
+"""Measures beside those of every round, taken once after a run's last round: `--extras NAME,NAME=FILE`.
+
+To add one: a function from `Finished` to numbers by name, and a line in `EXTRAS`. The names become rows
+of the tables and columns of nothing else; one that the store measures already is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from corsa.bench.finished import Finished
+from corsa.errors import UsageError
+from corsa.metrics import Number
+
+Extra = Callable[[Finished], Mapping[str, Number]]
+
+EXTRAS: dict[str, Extra] = {}
+
+# One line to stand beside the numbers: what was asked, and how.
+PROTOCOLS: dict[str, str] = {}
+
+
+def parse_extras(text: str) -> dict[str, str | None]:
+    """Read `counterfact,wikitext=wiki.test.tokens`.
+
+    Args:
+        text: names, some with a file.
+
+    Returns:
+        The file by name.
+
+    Raises:
+        UsageError: if there is no measure of that name.
+    """
+    named = (part.strip().partition("=") for part in text.split(",") if part.strip())
+    extras = {name: file or None for name, _, file in named}
+    for name in extras:
+        if name not in EXTRAS:
+            there = ", ".join(EXTRAS) or "none yet"
+            raise UsageError(f"there is no extra measure {name!r}: there are {there}")
+    return extras

@@ -1,0 +1,275 @@
+"""Four figures of a benchmark: retention, forgetting, margins, and generality against leak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from corsa.bench.statistics import estimate
+from corsa.metrics import Number
+from corsa.optional import optional
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Run = Mapping[str, Any]
+
+_DPI = 150
+# Okabe & Ito's colours, which colour-blind readers can tell apart; markers for those who print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_GREY = "#777777"
+# Heat maps in a row.
+_PANELS = 4
+
+
+def draw_figures(folder: Path, document: Mapping[str, Any], runs: Sequence[Run]) -> list[Path]:
+    """Draw all figures.
+
+    Args:
+        folder: where; it is made.
+        document: from `corsa.bench.tables.report`.
+        runs: the finished ones.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    by_method: dict[str, list[Run]] = {}
+    for run in runs:
+        by_method.setdefault(run["method"], []).append(run)
+    figures = {
+        "retention": retention(by_method),
+        "forgetting": forgetting(by_method),
+        "margins": margins(by_method),
+        "front": front(document["methods"]),
+    }
+    paths = []
+    for name, figure in figures.items():
+        figure.suptitle(_title(document), fontsize=9, color=_GREY)
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=_DPI)
+    return paths
+
+
+def retention(by_method: Mapping[str, Sequence[Run]]) -> Figure:
+    """Heat maps of A[r][k], one a method, means over seeds.
+
+    Args:
+        by_method: the finished runs.
+
+    Returns:
+        The figure.
+    """
+    count = len(next(iter(by_method.values()))[0]["rounds"])
+    side = min(4.5, max(2.3, 0.5 * count + 0.8))
+    rows = -(-len(by_method) // _PANELS)
+    columns = -(-len(by_method) // rows)
+    figure = _figure(columns * side + 0.8, rows * (side + 0.4) + 0.3)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(by_method) :]:
+        ax.set_visible(False)
+    image: Any = None
+    for ax, (label, runs) in zip(axes.flat, by_method.items(), strict=False):
+        means = _mean_matrix([run["matrix"]["reliability"] for run in runs], count)
+        image = ax.imshow(means, vmin=0, vmax=100, cmap="viridis", aspect="equal")
+        for (row, column), value in np.ndenumerate(means):
+            if not np.isnan(value) and count <= 12:
+                colour = "white" if value < 60 else "black"
+                size = 9 if count <= 6 else 7
+                ax.text(
+                    column, row, f"{value:.0f}", ha="center", va="center", color=colour, size=size
+                )
+        ax.set_title(label, fontsize=10)
+        ticks = range(0, count, max(1, count // 10))
+        ax.set_xticks(ticks, [str(tick + 1) for tick in ticks])
+        ax.set_yticks(ticks, [str(tick + 1) for tick in ticks])
+        ax.set_xlabel("edits of round")
+        ax.set_ylabel("after round")
+    figure.colorbar(image, ax=axes, label="answered exactly, %", shrink=0.8)
+    return figure
+
+
+def forgetting(by_method: Mapping[str, Sequence[Run]]) -> Figure:
+    """Round after round: how much is forgotten, and how many of all edits so far are right.
+
+    Args:
+        by_method: the finished runs.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure(9, 3.8)
+    left, right = figure.subplots(1, 2, sharex=True)
+    for number, (label, runs) in enumerate(by_method.items()):
+        matrices = [run["matrix"]["reliability"] for run in runs]
+        forgot = [[row["forgetting"] for row in run["rounds"]] for run in runs]
+        so_far = [[_mean(row) for row in matrix] for matrix in matrices]
+        _curve(left, forgot, label, number)
+        _curve(right, so_far, label, number)
+    rounds = range(1, 1 + max(len(run["rounds"]) for runs in by_method.values() for run in runs))
+    left.set_ylabel("forgetting F, points")
+    right.set_ylabel("right of all edits so far, %")
+    right.set_ylim(-3, 103)
+    for ax in (left, right):
+        ax.set_xlabel("after round")
+        ax.set_xticks(rounds[:: max(1, len(rounds) // 10)])
+        _plain(ax)
+    low, high = left.get_ylim()
+    left.set_ylim(min(low, -2), max(high, 10))  # nothing forgotten is a line at 0, not noise
+    left.axhline(0, color=_GREY, linewidth=0.8)
+    _legend(figure, right, len(by_method))
+    return figure
+
+
+def margins(by_method: Mapping[str, Sequence[Run]]) -> Figure:
+    """Margins of all edits, before any edit and after the last round, every seed.
+
+    Args:
+        by_method: the finished runs.
+
+    Returns:
+        The figure.
+    """
+    some = next(iter(by_method.values()))
+    groups = {"before any edit": _values(some, "base_margin")}
+    groups |= {label: _values(runs, "margin") for label, runs in by_method.items()}
+    figure = _figure(7.5, 0.55 * len(groups) + 1.6)
+    ax = figure.subplots()
+    places = range(len(groups), 0, -1)
+    ax.boxplot(
+        [values or [np.nan] for values in groups.values()],
+        positions=list(places),
+        orientation="horizontal",
+        widths=0.55,
+        whis=(5, 95),
+        showfliers=False,
+        medianprops={"color": "black"},
+    )
+    random = np.random.default_rng(0)
+    colours = (_GREY, *(_COLOURS[n % len(_COLOURS)] for n in range(len(by_method))))
+    for place, values, colour in zip(places, groups.values(), colours, strict=True):
+        heights = place + random.uniform(-0.2, 0.2, len(values))
+        ax.scatter(values, heights, s=9, alpha=0.45, color=colour, linewidths=0)
+    ax.set_yticks(list(places), [f"{label} (n = {len(v)})" for label, v in groups.items()])
+    ax.axvline(0, color=_GREY, linewidth=0.8, linestyle="--")
+    ax.set_xlabel("log p(y⁺|x) − log p(y⁻|x), nats\nboxes: quartiles; whiskers: 5 and 95 %")
+    _plain(ax)
+    return figure
+
+
+def front(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Generality against leak: better is up and left.
+
+    Args:
+        methods: of the report.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure(6.5, 4.6)
+    ax = figure.subplots()
+    names = ("leak", "generality")
+    shown = {
+        k: [m[name] for name in names] for k, m in methods.items() if all(n in m for n in names)
+    }
+    for number, (label, (leak, generality)) in enumerate(shown.items()):
+        ax.errorbar(
+            100 * leak["mean"],
+            100 * generality["mean"],
+            xerr=_bars(leak),
+            yerr=_bars(generality),
+            label=label,
+            capsize=3,
+            elinewidth=1,
+            markersize=7,
+            **_style(number),
+        )
+    top = max([10.0, *(100 * (leak["high"] or leak["mean"]) for leak, _ in shown.values())])
+    ax.set_xlim(-0.03 * top, 1.08 * top)
+    ax.set_ylim(-3, 103)
+    ax.set_xlabel("leak, %: the new answer where it does not belong")
+    ax.set_ylabel("generality, %: other wordings right")
+    ax.annotate("↖ better", (0.02, 0.97), xycoords="axes fraction", va="top", color=_GREY, size=9)
+    _plain(ax)
+    if shown:
+        _legend(figure, ax, len(shown))
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figures = optional("matplotlib.figure", "bench")
+    figure: Figure = figures.Figure(figsize=(width, height), layout="constrained")
+    return figure
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    seeds = document["seeds"]
+    return (
+        f"{document['dataset']['name']}, {document['model']['name']}: {document['rounds']} rounds of "
+        f"{document['edits']} edits, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    )
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": "none",
+    }
+
+
+def _curve(ax: Axes, rows: Sequence[Sequence[Number]], label: str, number: int) -> None:
+    """The mean over seeds by round, in per cent, with its interval as a band."""
+    found = [estimate(values) for values in zip(*rows, strict=True)]
+    points = [
+        (place, f.mean, f.mean if f.low is None else f.low, f.mean if f.high is None else f.high)
+        for place, f in enumerate(found, 1)
+        if f.mean is not None
+    ]
+    if not points:
+        return
+    x, mean, low, high = np.array(points, float).T
+    style = _style(number) | {"linestyle": "-"}
+    ax.plot(x, 100 * mean, label=label, markersize=5, **style)
+    ax.fill_between(x, 100 * low, 100 * high, color=style["color"], alpha=0.18, linewidth=0)
+
+
+def _bars(found: Mapping[str, Any]) -> list[list[float]] | None:
+    if found["low"] is None:
+        return None
+    below, above = found["mean"] - found["low"], found["high"] - found["mean"]
+    return [[100 * max(0.0, below)], [100 * max(0.0, above)]]
+
+
+def _mean_matrix(matrices: Sequence[Sequence[Sequence[Number]]], count: int) -> Any:
+    means = np.full((count, count), np.nan)
+    for row in range(count):
+        for column in range(row + 1):
+            value = _mean([matrix[row][column] for matrix in matrices])
+            means[row, column] = np.nan if value is None else 100 * value
+    return means
+
+
+def _mean(values: Sequence[Number]) -> Number:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _values(runs: Sequence[Run], name: str) -> list[float]:
+    return [edit[name] for run in runs for edit in run["edits"] if edit[name] is not None]
+
+
+def _plain(ax: Axes) -> None:
+    ax.grid(visible=True, color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, ax: Axes, count: int) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, count), frameon=False)

@@ -1,0 +1,394 @@
+"""A benchmark: for every method and seed, rounds of edits on a fresh store, measured after each.
+
+::
+
+    bench.json            what was asked for; --resume must ask for the same
+    draws/seed0.json      the edits of each round under a seed, the same for every method
+    stores/               half-done runs; a finished one's store is removed unless it is to be kept
+    runs/corsa-seed0.json one finished run, with every reply in the .jsonl beside it
+    report.json, table.md, metrics.csv, retention.csv, generations.jsonl, figures/
+
+The model is loaded once, and the base model answers a question once for all methods and seeds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from corsa.bench.contenders import Contender
+from corsa.bench.datasets import DATASETS, load
+from corsa.bench.draws import draw
+from corsa.bench.extras import EXTRAS, PROTOCOLS
+from corsa.bench.figures import draw_figures
+from corsa.bench.finished import Finished
+from corsa.bench.runs import Runs, collect, replies
+from corsa.bench.schedule import Schedule
+from corsa.bench.tables import report, write_tables
+from corsa.config import Config
+from corsa.edits import Edit
+from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
+from corsa.evaluation import REPLY_TOKENS
+from corsa.files import remove_folder, seal, unseal, write_atomically
+from corsa.matching import contains
+from corsa.metrics import Number
+from corsa.optional import optional
+from corsa.planning import holding
+from corsa.progress import Progress, Silent
+from corsa.sources import EMBEDDED, resolve
+from corsa.store import Store
+from corsa.validation import short
+
+_RECORD = "bench.json"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What to compare.
+
+    Attributes:
+        dataset: a name in `corsa.bench.datasets.DATASETS`.
+        methods: what is compared.
+        rounds: per run.
+        edits: per round.
+        seeds: each draws its own edits and seeds the training.
+        model: the base model.
+        data: a local file instead of the one on the hub.
+        first: place of the first record that may be drawn.
+        last: place behind the last one.
+        neighbours: how many of each edit's locality probes are measured; `None`: all.
+        known_only: draw only edits whose old answer the base model gives.
+        extras: further measures, with a file where one was named.
+        settings: of all methods.
+        revision: branch, tag or commit of a Hugging Face id.
+        trust_remote_code: whether the model's repository may run its own Python files.
+    """
+
+    dataset: str
+    methods: Sequence[Contender]
+    rounds: int
+    edits: int
+    seeds: Sequence[int]
+    model: str = EMBEDDED
+    data: Path | None = None
+    first: int = 0
+    last: int | None = None
+    neighbours: int | None = None
+    known_only: bool = False
+    extras: Mapping[str, str | None] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    out: Path,
+    *,
+    resume: bool = False,
+    keep_stores: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make every run that is not finished, and sum all of them up.
+
+    Args:
+        benchmark: what to compare.
+        out: the folder for all of it.
+        resume: go on with what is there.
+        keep_stores: keep the adapters of finished runs.
+        progress: told what goes on.
+
+    Returns:
+        The report: `dataset`, `protocol`, `methods` and more; it is in `report.json`, too.
+
+    Raises:
+        UsageError: if it cannot be meant like this, or is not what the folder was begun with.
+        Interrupted: on Ctrl-C; finished rounds are kept.
+        CorsaError: if runs failed; the report was made of the others.
+    """
+    for library in ("scipy.stats", "matplotlib.figure"):
+        optional(library, "bench")  # a long run that could not be summed up is not begun
+    if "seed" in benchmark.settings:
+        raise UsageError("every run has its own seed: give --seeds, not --set seed")
+    progress = progress or Silent()
+    for contender in benchmark.methods:
+        contender.config(benchmark.settings, benchmark.seeds[0])
+    with _locked(out, resume=resume):
+        try:
+            work = _Work(benchmark, out, progress)
+            failures = work.make_runs(keep_stores=keep_stores)
+        except (KeyboardInterrupt, Interrupted):
+            raise Interrupted(
+                f"interrupted: what is finished is in {out}; the same command with --resume goes on"
+            ) from None
+        progress.begin("writing tables and figures")
+        found, runs = work.results()
+        if not runs:
+            raise CorsaError(f"no run could be finished: {'; '.join(failures)}")
+        document = report(found, runs)
+        write_tables(out, document, runs, work.generations())
+        draw_figures(out / "figures", document, runs)
+    if failures:
+        raise CorsaError(
+            f"{len(failures)} of {len(failures) + len(runs)} runs failed, the rest is summed up in "
+            f"{out} and --resume tries them again: {'; '.join(failures)}"
+        )
+    return document
+
+
+@contextmanager
+def _locked(out: Path, *, resume: bool) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    begun = (out / _RECORD).exists()
+    if begun and not resume:
+        raise UsageError(
+            f"{out} holds a benchmark already: go on with it by --resume, or give another --out"
+        )
+    if not begun and out.exists() and any(path.name != ".lock" for path in out.iterdir()):
+        raise StoreError(f"{out} holds something else: give an empty or new folder as --out")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise LockedError(
+            f"somebody else is at work in {out}: wait, or give another --out"
+        ) from None
+
+
+class _Work:
+    """A benchmark under way."""
+
+    def __init__(self, benchmark: Benchmark, out: Path, progress: Progress) -> None:
+        self.benchmark = benchmark
+        self.out = out
+        self.runs = Runs(out)
+        self.progress = progress
+        self.loaded = load(benchmark.dataset, benchmark.data, benchmark.first, benchmark.last)
+        self.record = self._agreed()
+        # Never written to: it holds the loaded model for the stores of all runs.
+        self.home = Store.open(
+            out / "stores" / "base",
+            benchmark.model,
+            revision=benchmark.revision,
+            trust_remote_code=benchmark.trust_remote_code,
+        )
+
+    def _agreed(self) -> dict[str, Any]:
+        """What is asked for, and was; refuses what cannot be both."""
+        asked, path = self._asked(), self.out / _RECORD
+        return _joined(unseal(path), asked) if path.exists() else asked
+
+    def _asked(self) -> dict[str, Any]:
+        b = self.benchmark
+        source = resolve(b.model, b.revision, trust_remote_code=b.trust_remote_code)
+        return {
+            "dataset": {**self.loaded.source, "about": DATASETS[b.dataset].about},
+            "rounds": b.rounds,
+            "edits": b.edits,
+            "known_only": b.known_only,
+            "neighbours": b.neighbours,
+            "extras": dict(b.extras),
+            "extra_protocols": {name: PROTOCOLS.get(name, "") for name in b.extras},
+            "model": {"name": source.name, "revision": source.revision, "sha256": source.sha256},
+            "seeds": list(b.seeds),
+            "methods": [  # a list: the first is what the others are compared with
+                {
+                    "label": contender.label,
+                    "file_name": contender.file_name,
+                    "config": _without_seed(contender.config(b.settings, 0).to_dict()),
+                }
+                for contender in b.methods
+            ],
+            "left_out": [entry._asdict() for entry in self.loaded.left_out],
+        }
+
+    def make_runs(self, *, keep_stores: bool) -> list[str]:
+        """Make what is lacking, all methods of a seed before the next.
+
+        Returns:
+            What failed, one line each.
+
+        Raises:
+            Interrupted: on Ctrl-C.
+        """
+        todo, schedule = self._todo()
+        draws = {seed: self._draw(seed) for seed in dict.fromkeys(seed for _, seed in todo)}
+        self._claim(draws.values())
+        if not todo:
+            return []
+        with self.home.opened(progress=self.progress, **self.benchmark.settings):
+            pass  # loaded once, here
+        failures = []
+        for contender, seed in todo:
+            with schedule.run(contender.label, self.benchmark.rounds):
+                try:
+                    self._make_run(contender, draws[seed], schedule, keep_stores=keep_stores)
+                except Interrupted:
+                    raise
+                except CorsaError as error:
+                    failures.append(f"{contender.label}, seed {seed}: {error}")
+                    self.progress.say(f"failed: {failures[-1]}")
+        return failures
+
+    def _claim(self, draws: Iterable[Mapping[str, Any]]) -> None:
+        """Note what is begun, once there is something to begin with."""
+        folder = self.out / "draws"
+        folder.mkdir(exist_ok=True)
+        write_atomically(self.out / _RECORD, seal(self.record))
+        self.record = unseal(self.out / _RECORD)
+        for drawn in draws:
+            write_atomically(folder / f"seed{drawn['seed']}.json", seal(drawn))
+
+    def _todo(self) -> tuple[list[tuple[Contender, int]], Schedule]:
+        todo, left, seconds = [], Counter[str](), defaultdict[str, list[float]](list)
+        for seed in self.benchmark.seeds:
+            for contender in self.benchmark.methods:
+                finished = self.runs.read(contender.file_name, seed)
+                if finished is None:
+                    todo.append((contender, seed))
+                    left[contender.label] += self.benchmark.rounds
+                else:
+                    parts = (row["seconds"].values() for row in finished["rounds"])
+                    seconds[contender.label] += [sum(filter(None, each)) for each in parts]
+        return todo, Schedule(self.progress, left, seconds)
+
+    def _draw(self, seed: int) -> dict[str, Any]:
+        """The edits of every round under a seed: drawn once, then read."""
+        b, path = self.benchmark, self.out / "draws" / f"seed{seed}.json"
+        if path.exists():
+            return unseal(path)
+        edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
+        return draw(edits, seed, b.rounds, b.edits, self._knows if b.known_only else None)
+
+    def _knows(self, edits: Sequence[Edit]) -> list[bool]:
+        """Whether the base model gives the old answer of each edit."""
+        answers = self.home.ask(
+            [edit.prompt for edit in edits],
+            round=0,
+            max_new_tokens=REPLY_TOKENS,
+            progress=self.progress,
+            **self.benchmark.settings,
+        )
+        return [
+            edit.target_old is not None and contains(answer.base, edit.target_old)
+            for edit, answer in zip(edits, answers, strict=True)
+        ]
+
+    def _make_run(
+        self,
+        contender: Contender,
+        drawn: Mapping[str, Any],
+        schedule: Schedule,
+        *,
+        keep_stores: bool,
+    ) -> None:
+        b, seed = self.benchmark, drawn["seed"]
+        name = f"{contender.label}, seed {seed}"
+        store = self.home.beside(self.out / "stores" / f"{contender.file_name}-seed{seed}")
+        settings = {**b.settings, **contender.settings, "seed": seed}
+        schedule.skip(contender.label, store.head)
+        for number in range(store.head + 1, b.rounds + 1):
+            edits = map(Edit.from_record, drawn["rounds"][number - 1])
+            with schedule.round(contender.label, f"{name}, round {number}"):
+                # What all edits have become is asked once, when the last of them is in.
+                store.update(edits, progress=schedule, in_full=number == b.rounds, **settings)
+        run = {
+            "method": contender.label,
+            "seed": seed,
+            "config": contender.config(b.settings, seed).to_dict(),
+            "draw": {key: drawn[key] for key in ("drawn", "kept", "warnings")},
+            **collect(store.ledger, multi_hop=DATASETS[b.dataset].multi_hop),
+        }
+        extra = self._extras(store, contender.config(b.settings, seed), schedule)
+        if taken := sorted(extra.keys() & run["final"].keys()):
+            raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
+        run["final"] |= extra
+        run["extra"] = sorted(extra)
+        self.runs.write(contender.file_name, run, replies(store.ledger, contender.label, seed))
+        if not keep_stores:
+            remove_folder(store.path)
+
+    def _extras(self, store: Store, config: Config, progress: Progress) -> dict[str, Number]:
+        found: dict[str, Number] = {}
+        if not self.benchmark.extras:
+            return found
+        line = store.ledger.lineage(store.head)
+        edits = holding([planned for made in line for planned in made.edits()])
+        with store.opened(progress=progress, **config.to_dict()) as (base, before, after):
+            for name, file in self.benchmark.extras.items():
+                progress.begin(f"measuring {name}")
+                data = Path(file) if file else None
+                finished = Finished(base, before, after, edits, config, progress, data)
+                found |= EXTRAS[name](finished)
+        return found
+
+    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What was asked for, and every finished run, method by method.
+
+        Returns:
+            The record and the runs.
+        """
+        found = (self.runs.read(name, seed) for name, seed in self._names())
+        return self.record, [run for run in found if run is not None]
+
+    def generations(self) -> Iterator[dict[str, Any]]:
+        """Every reply of every finished run.
+
+        Yields:
+            Plain data.
+        """
+        for name, seed in self._names():
+            if self.runs.path(name, seed).exists():
+                yield from self.runs.generations(name, seed)
+
+    def _names(self) -> list[tuple[str, int]]:
+        methods, seeds = self.record["methods"], self.record["seeds"]
+        return [(method["file_name"], seed) for method in methods for seed in seeds]
+
+
+def _with_neighbours(edit: Edit, count: int | None) -> Edit:
+    return edit if count is None else replace(edit, locality=edit.locality[:count])
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "seed"}
+
+
+def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder was begun with and what is asked now: methods and seeds may come, nothing change."""
+    before, now = dict(_fixed(recorded)), dict(_fixed(asked))
+    differing = [
+        f"{name} was {short(before[name])} and is now {short(now[name])}"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    if differing:
+        raise UsageError(
+            f"this benchmark was begun otherwise: {'; '.join(differing)}; ask for the same, or give "
+            "another --out"
+        )
+    new = [method for method in asked["methods"] if method not in recorded["methods"]]
+    return {
+        **asked,
+        "seeds": list(dict.fromkeys([*recorded["seeds"], *asked["seeds"]])),
+        "methods": [*recorded["methods"], *new],
+    }
+
+
+def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What must not change between two commands, by the name a user would know."""
+    for name in ("rounds", "edits", "known_only", "neighbours", "extras"):
+        yield name, record[name]
+    for name in ("name", "sha256", "from", "to"):
+        yield f"dataset {name}", record["dataset"][name]
+    for name in ("name", "revision", "sha256"):
+        yield f"model {name}", record["model"][name]
+    for method in record["methods"]:
+        for name, value in method["config"].items():
+            yield f"{method['label']} {name}", value

@@ -1,0 +1,342 @@
+"""Finished runs summed up: the report, one Markdown table, and tidy CSV.
+
+Everything here is made of the files of finished runs, so it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from corsa.bench.statistics import LEVEL, compare, estimate
+from corsa.files import write_atomically
+from corsa.metrics import Number
+
+Run = Mapping[str, Any]
+
+# What methods are compared on, edit by edit.
+_TESTED = ("reliability", "generality", "leak", "portability")
+
+# Left-out records that the table names; all are in bench.json.
+_NAMED = 12
+
+
+class Row(NamedTuple):
+    """One line of the table: a metric, what it is called, and whether it is a share."""
+
+    metric: str
+    name: str
+    share: bool = True
+
+
+ROWS = (
+    Row("reliability", "all edits right"),
+    Row("reliability_rules.contains", "… answer somewhere in the reply"),
+    Row("newest.reliability", "newest round right"),
+    Row("earlier.lowest", "worst earlier round right"),
+    Row("forgetting", "forgetting F"),
+    Row("bwt", "backward transfer"),
+    Row("reversion", "reversion to the old answer"),
+    Row("generality", "generality"),
+    Row("generality_rules.contains", "… answer somewhere in the reply"),
+    Row("retention.generality.forgetting", "forgetting of paraphrases"),
+    Row("leak", "leak"),
+    Row("agreement", "agreement with the base"),
+    Row("locality.agreement_floor", "… its floor"),
+    Row("kept_knowledge", "kept knowledge"),
+    Row("kl", "KL(base ‖ edited), nats", share=False),
+    Row("drift.leak", "elsewhere: leak"),
+    Row("drift.agreement", "elsewhere: agreement"),
+    Row("drift.agreement_floor", "… its floor"),
+    Row("drift.kept_knowledge", "elsewhere: kept knowledge"),
+    Row("drift.kl", "elsewhere: KL, nats", share=False),
+    Row("portability", "portability"),
+    Row("multi_hop", "multi-hop, any question"),
+    Row("margins.mean", "margin, nats", share=False),
+    Row("margins.below_zero", "margins below zero"),
+    Row("base_gives_old", "known: base gives the old answer"),
+    Row("known.reliability", "known: right"),
+    Row("known.generality", "known: generality"),
+    Row("converged", "rounds that converged"),
+    Row("steps", "training steps", share=False),
+    Row("seconds.train", "seconds of training", share=False),
+    Row("seconds.measure", "seconds of measuring", share=False),
+)
+
+
+def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """All runs as one document.
+
+    Args:
+        record: what was asked for: the content of `bench.json`.
+        runs: the finished ones.
+
+    Returns:
+        `dataset`, `protocol`, `methods` (by name and metric: mean, low, high, per_seed in the order
+        of `seeds`), `compared` with the first method, and what was asked for.
+    """
+    seeds = [seed for seed in record["seeds"] if seed in {run["seed"] for run in runs}]
+    by_method: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        by_method.setdefault(run["method"], {})[run["seed"]] = run
+    methods = {}
+    for label, by_seed in by_method.items():
+        metrics = dict.fromkeys(name for run in by_seed.values() for name in run["final"])
+        estimates = {
+            name: estimate([by_seed[s]["final"].get(name) if s in by_seed else None for s in seeds])
+            for name in metrics
+        }
+        methods[label] = {
+            name: found._asdict() | {"per_seed": list(found.per_seed)}
+            for name, found in estimates.items()
+            if found.mean is not None
+        }
+    return {
+        "dataset": record["dataset"],
+        "protocol": _protocol([run["protocol"] for run in runs]) | record["extra_protocols"],
+        "interval": f"percentile bootstrap over seeds, {LEVEL:.0%}",
+        **{name: record[name] for name in ("model", "rounds", "edits")},
+        "seeds": seeds,
+        "unfinished": [
+            {"method": m["label"], "seed": seed}
+            for m in record["methods"]
+            for seed in record["seeds"]
+            if seed not in by_method.get(m["label"], {})
+        ],
+        **{name: record[name] for name in ("known_only", "neighbours", "extras", "left_out")},
+        "extra_metrics": sorted({name for run in runs for name in run["extra"]}),
+        "draws": {str(run["seed"]): run["draw"] for run in runs},
+        "configs": {m["label"]: m["config"] for m in record["methods"] if m["label"] in methods},
+        "methods": methods,
+        "compared": list(_compared(by_method)),
+    }
+
+
+def _protocol(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the numbers were taken; where runs differ (the cut of replies) all that occurs."""
+    found: dict[str, Any] = {}
+    for name in protocols[0]:
+        values = [protocol[name] for protocol in protocols]
+        alike = all(value == values[0] for value in values)
+        found[name] = (
+            values[0] if alike else [v for i, v in enumerate(values) if v not in values[:i]]
+        )
+    return found
+
+
+def _compared(by_method: Mapping[str, Mapping[int, Run]]) -> Iterator[dict[str, Any]]:
+    """Every other method against the first, over the edits that both were given."""
+    first, *others = by_method
+    for label in others:
+        for metric in _TESTED:
+            one, other = (_by_edit(by_method[name], metric) for name in (label, first))
+            if found := compare(one, other):
+                yield {"method": label, "against": first, "metric": metric, **found._asdict()}
+
+
+def _by_edit(by_seed: Mapping[int, Run], metric: str) -> dict[tuple[int, str], Number]:
+    return {
+        (seed, edit["id"]): edit[metric] for seed, run in by_seed.items() for edit in run["edits"]
+    }
+
+
+# --- Markdown -------------------------------------------------------------------------------------
+
+
+def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The metrics that anybody has, methods side by side.
+
+    Args:
+        document: from `report`.
+
+    Returns:
+        The heads and the rows, as text; shares are in per cent.
+    """
+    methods = document["methods"]
+    extra = [Row(name, name, share=False) for name in document["extra_metrics"]]
+    rows = [
+        [row.name, *(_cell(metrics.get(row.metric), row.share) for metrics in methods.values())]
+        for row in (*ROWS, *extra)
+        if any(row.metric in metrics for metrics in methods.values())
+    ]
+    return ["", *methods], rows
+
+
+def _cell(found: Mapping[str, Any] | None, share: bool) -> str:
+    if found is None:
+        return "–"
+    scale, digits = (100, 1) if share else (1, 2)
+    mean, low, high = (found[name] for name in ("mean", "low", "high"))
+    digits = 0 if not share and abs(mean) >= 100 else digits
+    text = f"{scale * mean:.{digits}f}{' %' if share else ''}"
+    return text if low is None else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """One page: the table, the tests, and all that is needed to read them.
+
+    Args:
+        document: from `report`.
+
+    Returns:
+        The text.
+    """
+    data, seeds = document["dataset"], ", ".join(map(str, document["seeds"]))
+    heads, rows = table(document)
+    parts = [
+        f"# {data['name']}: {document['rounds']} rounds of {document['edits']} edits on "
+        f"{document['model']['name']}",
+        f"Means over the seeds {seeds}, in brackets the {document['interval']}. After the last round, "
+        "over all edits that hold; definitions in docs/metrics.md.",
+        _markdown_table(heads, rows),
+        *_tests(document["compared"]),
+        "## How it was measured",
+        _markdown_table(["", ""], [[k, _text(v)] for k, v in document["protocol"].items()]),
+        "## What was measured on",
+        "\n".join(f"- {line}" for line in _origin(document)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tests(compared: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not compared:
+        return []
+    heads = ["", "against", "metric", "difference, points", "p", "edits"]
+    rows = [
+        [c["method"], c["against"], c["metric"], _points(c), f"{c['p']:.4f}", str(c["n"])]
+        for c in compared
+    ]
+    return [
+        "## Over the same edits",
+        "Paired permutation test, two-sided, not corrected for the number of tests; in brackets the "
+        "bootstrap interval over edits. It takes the training runs as they are.",
+        _markdown_table(heads, rows),
+    ]
+
+
+def _points(c: Mapping[str, Any]) -> str:
+    text = f"{100 * c['mean']:+.1f}"
+    return text if c["low"] is None else f"{text} [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
+
+
+def _origin(document: Mapping[str, Any]) -> Iterator[str]:
+    data = document["dataset"]
+    to = "the end" if data["to"] is None else f"before {data['to']}"
+    yield f"{data['about']}: {data['file']}, SHA-256 {data['sha256']}"
+    yield f"records from {data['from']} to {to}: {data['records']}, of which {data['usable']} usable"
+    if document["unfinished"]:
+        runs = ", ".join(
+            f"{run['method']} under seed {run['seed']}" for run in document["unfinished"]
+        )
+        yield f"**not finished**: {runs}"
+    if document["known_only"]:
+        asked = ", ".join(
+            f"{draw['kept']} of {draw['drawn']} drawn under seed {seed}"
+            for seed, draw in document["draws"].items()
+        )
+        yield f"only edits whose old answer the base model gives: {asked}"
+    if document["neighbours"] is not None:
+        yield f"{document['neighbours']} locality probes of each edit"
+    warnings = sum(len(draw["warnings"]) for draw in document["draws"].values())
+    if warnings:
+        yield f"{warnings} warnings about the drawn edits, in draws/"
+    left_out = document["left_out"]
+    for entry in left_out[:_NAMED]:
+        yield f"left out: {entry['record']}: {entry['why']}"
+    if len(left_out) > _NAMED:
+        yield f"left out: {len(left_out) - _NAMED} more, all by name in bench.json"
+
+
+def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+def metrics_csv(runs: Sequence[Run]) -> str:
+    """Every number of every run: one a line.
+
+    Args:
+        runs: the finished ones.
+
+    Returns:
+        CSV: method, seed, after_round, over ("round": that round's edits, "all": all that hold),
+        metric, value.
+    """
+    lines: list[Sequence[Any]] = [("method", "seed", "after_round", "over", "metric", "value")]
+    for run in runs:
+        last = len(run["rounds"])
+        groups = [(row["round"], "round", row) for row in run["rounds"]]
+        for after, over, numbers in (*groups, (last, "all", run["final"])):
+            lines += [
+                (run["method"], run["seed"], after, over, name, _plain(value))
+                for name, value in numbers.items()
+                if name != "round" and not isinstance(value, Mapping) and value is not None
+            ]
+    return _csv(lines)
+
+
+def retention_csv(runs: Sequence[Run]) -> str:
+    """The matrices A[r][k].
+
+    Args:
+        runs: the finished ones.
+
+    Returns:
+        CSV: method, seed, metric, after_round, edits_of_round, value.
+    """
+    lines: list[Sequence[Any]] = [
+        ("method", "seed", "metric", "after_round", "edits_of_round", "value")
+    ]
+    lines += [
+        (run["method"], run["seed"], metric, after, of, "" if value is None else value)
+        for run in runs
+        for metric, matrix in run["matrix"].items()
+        for after, row in enumerate(matrix, 1)
+        for of, value in enumerate(row, 1)
+    ]
+    return _csv(lines)
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _csv(lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def write_tables(
+    folder: Path,
+    document: Mapping[str, Any],
+    runs: Sequence[Run],
+    generations: Iterable[Mapping[str, Any]],
+) -> None:
+    """Write `report.json`, `table.md`, `metrics.csv`, `retention.csv` and `generations.jsonl`.
+
+    Args:
+        folder: where.
+        document: from `report`.
+        runs: the finished ones.
+        generations: every reply of theirs.
+    """
+    text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    write_atomically(folder / "report.json", text)
+    write_atomically(folder / "table.md", markdown(document))
+    write_atomically(folder / "metrics.csv", metrics_csv(runs))
+    write_atomically(folder / "retention.csv", retention_csv(runs))
+    lines = (json.dumps(reply, ensure_ascii=False) + "\n" for reply in generations)
+    write_atomically(folder / "generations.jsonl", "".join(lines))

@@ -1,0 +1,488 @@
+"""`corsa bench` on a tiny model: what it writes, what it refuses, and how it goes on."""
+
+import csv
+import io
+import json
+import re
+import sys
+
+import pytest
+
+from corsa import Store, cli
+from corsa.answerers import ModelAnswerer
+from corsa.bench import extras
+from corsa.errors import TrainingError
+from corsa.files import unseal
+from corsa.matching import contains, normalise
+from fakes import save_tiny
+
+FAST = ("rank=8", "alpha=16", "learning_rate=1.5e-2", "warmup_steps=0", "decay_steps=2")
+SET = [word for pair in (*FAST, "drift=false") for word in ("--set", pair)]
+SMALL = ["--rounds", 2, "--edits", 2, "--seeds", "0,1", "--neighbours", 1, *SET]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def facts(count):
+    return [
+        {
+            "id": f"f{n}",
+            "prompt": f"Who leads {chr(65 + n)}?",
+            "target_new": f"N{n}",
+            "target_old": f"Old{n}",
+            "subject": chr(65 + n),
+            "paraphrases": [f"Head of {chr(65 + n)}:"],
+            "locality": [
+                {"prompt": f"Where is {chr(65 + n)}{k}?", "answer": "Oslo"} for k in (1, 2)
+            ],
+            "portability": [{"prompt": f"Home of {chr(65 + n)}'s head?", "answer": ["Rome"]}],
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "facts.json"
+    rival = {"prompt": "Who leads A?", "target_new": "Somebody else"}
+    path.write_text(json.dumps([*facts(8), rival]), "utf-8")
+    return path
+
+
+def call(*words):
+    """The command line in this process: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["corsa", *map(str, words)])
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+    return done.value.code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def bench(tiny, data):
+    def run(out, *words, methods="lora,in-context"):
+        words = ("--methods", methods, "--model", tiny, "--out", out, *SMALL, *words)
+        return call("bench", "facts", "--data", data, *words)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(bench, tmp_path_factory):
+    """One benchmark, its stores kept: the folder and the document."""
+    out = tmp_path_factory.mktemp("bench") / "out"
+    code, text, err = bench(out, "--json", "--keep-stores")
+    assert code == 0, err
+    return out, json.loads(text)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def timeless(run):
+    """A run without what a clock says."""
+    final = {name: v for name, v in run["final"].items() if not name.startswith("seconds")}
+    rounds = [{k: v for k, v in row.items() if k != "seconds"} for row in run["rounds"]]
+    rest = {k: v for k, v in run.items() if k not in ("final", "rounds", "sha256")}
+    return {**rest, "final": final, "rounds": rounds}
+
+
+# --- What it gives --------------------------------------------------------------------------------
+
+
+def test_the_document_has_every_metric_of_every_method_with_its_interval(finished):
+    out, document = finished
+    assert document == json.loads((out / "report.json").read_text("utf-8"))
+    assert document["dataset"]["name"] == "facts"
+    assert document["protocol"]["decoding"] == "greedy"
+    assert list(document["methods"]) == ["lora", "in-context"]
+    lora = document["methods"]["lora"]
+    for name in ("reliability", "generality", "leak", "agreement", "forgetting", "bwt", "steps"):
+        found = lora[name]
+        assert found.keys() == {"mean", "low", "high", "per_seed"}
+        assert found["mean"] == pytest.approx(sum(found["per_seed"]) / 2)
+        assert found["low"] <= found["mean"] <= found["high"]
+    assert {"newest.reliability", "earlier.lowest", "margins.mean", "portability"} <= lora.keys()
+    assert "steps" not in document["methods"]["in-context"]  # it trains nothing
+    assert lora["newest.reliability"]["mean"] == 1.0
+
+
+def test_what_is_left_out_is_named(finished):
+    out, document = finished
+    (entry,) = document["left_out"]
+    assert entry["record"] == "record 8 (record-8)"
+    assert "two targets for one prompt" in entry["why"]
+    assert "record 8 (record-8)" in (out / "table.md").read_text("utf-8")
+
+
+def test_the_end_is_measured_over_all_edits_as_check_does(finished, tiny):
+    out, document = finished
+    for place, seed in enumerate((0, 1)):
+        store = Store.open(out / "stores" / f"lora-seed{seed}", tiny)
+        checked = store.check(drift=False)
+        for name in ("reliability", "generality", "leak", "agreement", "kl", "forgetting"):
+            assert document["methods"]["lora"][name]["per_seed"][place] == checked[name]
+        assert checked["locality"]["n"] == 4  # one neighbour of each of four edits
+
+
+def test_a_rounds_row_is_of_its_own_edits(finished):
+    out, _ = finished
+    for row in unseal(out / "runs" / "lora-seed0.json")["rounds"]:
+        assert row["reliability_rules.n"] == 2
+        assert row["locality.n"] == 2
+
+
+def test_every_method_is_given_the_same_edits_and_every_seed_others(finished):
+    out, _ = finished
+    asked = {}
+    for line in lines(out / "generations.jsonl"):
+        if line["kind"] == "edit":
+            run = asked.setdefault((line["method"], line["seed"]), {})
+            run[line["edit_id"]] = (line["edit_round"], line["target_new"])
+    assert asked["lora", 0] == asked["in-context", 0]
+    assert asked["lora", 1] == asked["in-context", 1]
+    assert asked["lora", 0] != asked["lora", 1]
+    assert all(len(edits) == 4 for edits in asked.values())
+
+
+def test_every_reply_is_there_to_be_scored_again(finished):
+    out, document = finished
+    replies = lines(out / "generations.jsonl")
+    for line in replies:
+        assert line.keys() == {
+            *("seed", "method", "after_round", "edit_round", "edit_id", "kind", "prompt", "reply"),
+            *("base_reply", "target_new", "target_old", "answers"),
+        }
+    assert {line["kind"] for line in replies} == {"edit", "paraphrase", "locality", "portability"}
+    for seed, share in zip(
+        (0, 1), document["methods"]["lora"]["reliability"]["per_seed"], strict=True
+    ):
+        last = [
+            r["reply"] == r["target_new"]
+            for r in replies
+            if (r["method"], r["seed"], r["after_round"], r["kind"]) == ("lora", seed, 2, "edit")
+        ]
+        assert sum(last) / len(last) == share
+
+
+def test_tables_and_figures_are_written(finished):
+    out, document = finished
+    rows = list(csv.DictReader(io.StringIO((out / "metrics.csv").read_text("utf-8"))))
+    found = [
+        float(row["value"])
+        for row in rows
+        if (row["method"], row["over"], row["metric"]) == ("lora", "all", "leak")
+    ]
+    assert found == document["methods"]["lora"]["leak"]["per_seed"]
+    retained = list(csv.DictReader(io.StringIO((out / "retention.csv").read_text("utf-8"))))
+    assert (
+        len(retained) == 2 * 2 * 2 * 3
+    )  # methods, seeds, metrics, cells of a matrix of two rounds
+    table = (out / "table.md").read_text("utf-8")
+    assert "| all edits right |" in table
+    assert "seeds 0, 1" in table
+    assert "greedy" in table
+    for name in ("retention", "forgetting", "margins", "front"):
+        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_methods_are_tested_against_the_first_over_the_same_edits(finished):
+    compared = {row["metric"]: row for row in finished[1]["compared"]}
+    assert compared["reliability"]["n"] == 8
+    assert (compared["reliability"]["method"], compared["reliability"]["against"]) == (
+        "in-context",
+        "lora",
+    )
+    assert compared["reliability"]["mean"] < 0
+    assert 0 < compared["reliability"]["p"] <= 1
+
+
+def test_no_model_is_asked_the_same_question_twice(bench, tmp_path, monkeypatch):
+    asked = []
+    decode = ModelAnswerer._decode
+
+    def spy(self, prompts, max_new_tokens):
+        asked.extend((self.adapter, prompt, max_new_tokens) for prompt in prompts)
+        return decode(self, prompts, max_new_tokens)
+
+    monkeypatch.setattr(ModelAnswerer, "_decode", spy)
+    code, _, err = bench(tmp_path / "out", "--rounds", 1, methods="lora,no:lora[replay=0]")
+    assert code == 0, err
+    of_base = [question for question in asked if question[0] is None and question[2] > 16]
+    assert len(of_base) == len(set(of_base))  # two methods, one base model
+    edited = [question for question in asked if question[0] == "round"]
+    assert len(edited) == 2 * len(set(edited)) == 2 * 2 * 2 * 4  # methods, seeds, edits, probes
+
+
+def test_the_table_is_shown_without_json(bench, finished):
+    code, text, err = bench(finished[0], "--resume")
+    assert code == 0, err
+    assert "all edits right" in text
+    assert "in-context" in text
+    assert "1 record or probe was left out" in text
+    assert str(finished[0] / "figures") in text.replace("\n", "")
+
+
+# --- Going on -------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_a_benchmark_is_not_added_to_by_accident(bench, finished):
+    code, out, err = bench(finished[0], "--json")
+    assert (code, json.loads(out)["error"]["type"]) == (2, "UsageError")
+    assert "--resume" in err
+    assert "another --out" in err
+
+
+def test_a_folder_with_something_else_is_left_alone(bench, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine", "utf-8")
+    code, _, err = bench(tmp_path)
+    assert code == 1
+    assert "holds something else" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--rounds", 3], "rounds was 2 and is now 3"),
+        (["--edits", 1], "edits was 2 and is now 1"),
+        (["--neighbours", 2], "neighbours was 1 and is now 2"),
+        (["--known-only"], "known_only was False and is now True"),
+        (["--to", 8], "dataset to was None and is now 8"),
+        (["--set", "rank=4"], "lora rank was 8 and is now 4"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_by_name(bench, finished, words, says):
+    before = (finished[0] / "bench.json").read_bytes()
+    code, _, err = bench(finished[0], "--resume", *words)
+    assert code == 2
+    assert says in err
+    assert (finished[0] / "bench.json").read_bytes() == before
+
+
+def test_resuming_another_data_set_or_model_is_refused(bench, finished, tmp_path, data, tiny):
+    changed = tmp_path / "facts.json"
+    changed.write_text(data.read_text("utf-8").replace("N3", "N4x"), "utf-8")
+    _, _, err = bench(finished[0], "--resume", "--data", changed)
+    assert "dataset sha256 was" in err
+    other = save_tiny(tmp_path / "other", seed=1)
+    _, _, err = bench(finished[0], "--resume", "--model", other)
+    assert "model name was" in err
+
+
+def test_when_all_is_done_resuming_only_sums_up_again(bench, finished, monkeypatch):
+    out, document = finished
+    (out / "table.md").unlink()
+
+    def refuse(*_args, **_keywords):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("corsa.models.load_source", refuse)
+    code, text, err = bench(out, "--resume", "--json")
+    assert code == 0, err
+    assert text == json.dumps(document, ensure_ascii=False, indent=2) + "\n"  # the order, too
+    assert (out / "table.md").exists()
+
+
+@pytest.fixture(scope="module")
+def straight(bench, tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight") / "out"
+    code, _, err = bench(out, "--seeds", "0", methods="lora")
+    assert code == 0, err
+    return out
+
+
+def test_an_interrupted_benchmark_goes_on_at_its_next_round(bench, tmp_path, monkeypatch, straight):
+    update, made = Store.update, []
+
+    def interrupted(self, *args, **keywords):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(self.path)
+        return update(self, *args, **keywords)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "update", interrupted)
+        code, _, err = bench(out, "--seeds", "0", methods="lora")
+    assert code == 1
+    assert "--resume goes on" in err
+    assert not (out / "runs").exists()
+    calls = []
+
+    def counted(self, *args, **keywords):
+        calls.append(self.head)
+        return update(self, *args, **keywords)
+
+    monkeypatch.setattr(Store, "update", counted)
+    code, _, err = bench(out, "--seeds", "0", "--resume", methods="lora")
+    assert code == 0, err
+    assert calls == [1]
+    runs = [unseal(folder / "runs" / "lora-seed0.json") for folder in (out, straight)]
+    assert timeless(runs[0]) == timeless(runs[1])
+    assert not (out / "stores" / "lora-seed0").exists()  # a finished run's store goes
+
+
+def test_a_label_with_brackets_is_shown_as_it_is(bench, tmp_path):
+    code, text, err = bench(tmp_path, "--rounds", 1, "--seeds", 0, methods="in-context[rank=4]")
+    assert code == 0, err
+    assert "in-context[rank=4]" in text
+
+
+def test_methods_and_seeds_may_come_later(bench, tmp_path, straight):
+    import shutil
+
+    out = shutil.copytree(straight, tmp_path / "out")
+    first = (out / "runs" / "lora-seed0.json").read_bytes()
+    code, text, err = bench(out, "--resume", "--seeds", "1,0", "--json", methods="in-context")
+    assert code == 0, err
+    document = json.loads(text)
+    assert document["seeds"] == [0, 1]
+    assert list(document["methods"]) == ["lora", "in-context"]
+    assert document["methods"]["lora"]["reliability"]["per_seed"][1] is None
+    assert (out / "runs" / "lora-seed0.json").read_bytes() == first
+
+
+def test_a_run_that_fails_costs_the_others_nothing_and_is_tried_again(bench, tmp_path, monkeypatch):
+    update = Store.update
+
+    def failing(self, *args, **keywords):
+        if keywords["method"] == "lora":
+            raise TrainingError("no more memory")
+        return update(self, *args, **keywords)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "update", failing)
+        code, _, err = bench(out, "--seeds", "0")
+    assert code == 1
+    assert "1 of 2 runs failed" in err
+    assert "lora, seed 0: no more memory" in err
+    assert list(json.loads((out / "report.json").read_text("utf-8"))["methods"]) == ["in-context"]
+    code, _, err = bench(out, "--seeds", "0", "--resume")
+    assert code == 0, err
+    methods = json.loads((out / "report.json").read_text("utf-8"))["methods"]
+    assert list(methods) == ["lora", "in-context"]
+
+
+# --- What it refuses ------------------------------------------------------------------------------
+
+
+def test_without_the_extra_it_says_how_to_install_it(bench, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    code, _, err = bench(tmp_path / "out")
+    assert code == 2
+    assert "scipy.stats is not installed: pip install 'corsa-edit[bench]'" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seeds", "0,0"], "different whole numbers"),
+        (["--seeds", "x"], "different whole numbers"),
+        (["--rounds", 5], "take 10, and there are 8"),
+        (["--set", "seed=3"], "--seeds"),
+        (["--extras", "es"], "no extra measure 'es'"),
+        (["--set", "rank=no"], "rank='no' is not a whole number"),
+    ],
+)
+def test_bad_usage_is_refused_before_a_model_is_loaded(bench, tmp_path, monkeypatch, words, says):
+    monkeypatch.setattr("corsa.models.load_source", None)
+    code, _, err = bench(tmp_path / "out", *words)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+    assert not list((tmp_path / "out").glob("[!.]*"))  # the command may be mended and given again
+
+
+def test_known_only_draws_what_the_base_model_says(tiny, tmp_path):
+    out = tmp_path / "out"
+    rows = facts(8)
+    store = Store.open(tmp_path / "store", tiny)
+    asked = store.ask([row["prompt"] for row in rows], round=0, max_new_tokens=32)
+    words = [re.findall(r"[a-z0-9]+", normalise(answer.base)) for answer in asked]
+    known = [n for n in range(8) if contains(asked[n].base, (words[n] or ["no"])[0])][:5]
+    assert len(known) == 5
+    for n in known:
+        rows[n]["target_old"] = words[n][0]
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(rows), "utf-8")
+    words = ["--methods", "in-context", "--model", tiny, "--out", out, "--known-only", *SMALL]
+    code, text, err = call("bench", "facts", "--data", path, "--json", *words)
+    assert code == 0, err
+    document = json.loads(text)
+    assert document["methods"]["in-context"]["base_gives_old"]["mean"] == 1.0
+    for seed in ("0", "1"):
+        assert document["draws"][seed]["kept"] == 4
+        assert 4 <= document["draws"][seed]["drawn"] <= 8
+    drawn = unseal(out / "draws" / "seed0.json")["rounds"]
+    assert {r["id"] for edits in drawn for r in edits} <= {f"f{n}" for n in known}
+    assert "drawn under seed 0" in (out / "table.md").read_text("utf-8")
+
+
+# --- Extra measures -------------------------------------------------------------------------------
+
+
+def test_an_extra_measure_sees_the_finished_run_and_its_numbers_are_reported(
+    bench, tmp_path, monkeypatch, data
+):
+    seen = []
+
+    def measure(finished):
+        replies = finished.after.answers([p.edit.prompt for p in finished.edits], 8)
+        before = finished.before.answers([p.edit.prompt for p in finished.edits], 8)
+        seen.append((finished, replies, before))
+        return {"probe.changed": float(replies != before), "probe.edits": len(finished.edits)}
+
+    monkeypatch.setitem(extras.EXTRAS, "probe", measure)
+    out = tmp_path / "out"
+    words = ("--seeds", "0", "--extras", f"probe={data}", "--json")
+    code, text, err = bench(out, *words, methods="lora")
+    assert code == 0, err
+    ((finished, replies, before),) = seen
+    assert replies != before
+    assert finished.data == data
+    assert finished.config.method == "lora"
+    assert finished.after.adapter is not None
+    document = json.loads(text)
+    assert document["methods"]["lora"]["probe.edits"]["per_seed"] == [4]
+    assert "| probe.changed | 1.00 |" in (out / "table.md").read_text("utf-8")
+
+
+def test_an_extra_measure_may_not_overwrite_one_of_the_stores(bench, tmp_path, monkeypatch):
+    monkeypatch.setitem(extras.EXTRAS, "liar", lambda finished: {"leak": 0.0})
+    code, _, err = bench(tmp_path / "out", "--seeds", "0", "--extras", "liar", methods="in-context")
+    assert code == 1
+    assert "named like the store's own: leak" in err
+
+
+# --- What it stands on ----------------------------------------------------------------------------
+
+
+def test_multi_hop_is_right_if_any_question_of_the_case_is_answered():
+    from corsa.bench.runs import _any_contains
+    from corsa.metrics import Score
+
+    def probe(right):
+        return Score(1, "e", "portability", "?", "", "", contains=right)
+
+    assert _any_contains([probe(right=False), probe(right=True), probe(right=False)]) == 1
+    assert _any_contains([probe(right=False)] * 3) == 0
+
+
+def test_a_locked_folder_is_somebody_elses(bench, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        code, _, err = bench(tmp_path / "out")
+    assert code == 1
+    assert "somebody else is at work" in err

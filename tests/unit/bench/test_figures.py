@@ -1,0 +1,122 @@
+"""Figures are looked at by people; here: that each shows the numbers, whatever is missing."""
+
+import numpy as np
+import pytest
+
+from corsa.bench import figures
+
+
+def run(method, seed, rounds=3, margin=2.0):
+    matrix = [[1.0 - 0.1 * (r - k) - 0.01 * seed for k in range(r + 1)] for r in range(rounds)]
+    return {
+        "method": method,
+        "seed": seed,
+        "matrix": {"reliability": matrix},
+        "rounds": [
+            {"round": r + 1, "forgetting": 0.1 * r + 0.02 * seed if r else None}
+            for r in range(rounds)
+        ],
+        "edits": [{"margin": margin, "base_margin": -1.0 - n} for n in range(4)],
+    }
+
+
+def runs(*methods, **changes):
+    return {method: [run(method, seed, **changes) for seed in (0, 1)] for method in methods}
+
+
+DOCUMENT = {
+    "dataset": {"name": "facts"},
+    "model": {"name": "tiny"},
+    "rounds": 3,
+    "edits": 4,
+    "seeds": [0, 1],
+    "methods": {
+        "corsa": {
+            "leak": {"mean": 0.1, "low": 0.05, "high": 0.2},
+            "generality": {"mean": 0.6, "low": 0.5, "high": 0.7},
+        },
+        "lora": {
+            "leak": {"mean": 0.5, "low": None, "high": None},
+            "generality": {"mean": 0.4, "low": None, "high": None},
+        },
+        "in-context": {"leak": {"mean": 0.5, "low": None, "high": None}},
+    },
+}
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_heat_maps_show_the_mean_over_seeds_one_a_method():
+    figure = figures.retention(runs("corsa", "lora"))
+    first, second, _bar = figure.axes
+    assert (first.get_title(), second.get_title()) == ("corsa", "lora")
+    shown = np.asarray(first.images[0].get_array())
+    assert shown[2, 0] == pytest.approx(79.5)  # 80 and 79
+    assert np.isnan(shown[0, 1])
+    assert texts(first) == ["100", "90", "100", "80", "90", "100"]  # 99.5 is 100 to the eye
+
+
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_many_methods_take_more_than_one_row(count):
+    figure = figures.retention(runs(*(f"method {n}" for n in range(count))))
+    titles = [ax.get_title() for ax in figure.axes if ax.get_visible() and ax.get_title()]
+    assert titles == [f"method {n}" for n in range(count)]
+
+
+def test_forgetting_begins_with_the_second_round_and_carries_its_interval():
+    left, right = figures.forgetting(runs("corsa", "lora")).axes
+    line = left.lines[0]
+    assert list(line.get_xdata()) == [2, 3]
+    assert list(line.get_ydata()) == pytest.approx([11, 21])
+    assert len(left.collections) == 2  # a band each
+    assert list(right.lines[0].get_xdata()) == [1, 2, 3]
+    assert right.lines[0].get_ydata()[0] == pytest.approx(99.5)
+
+
+def test_nothing_forgotten_is_not_blown_up():
+    flat = runs("corsa")
+    for each in flat["corsa"]:
+        each["rounds"] = [{"round": r + 1, "forgetting": 0.0 if r else None} for r in range(3)]
+    left, _ = figures.forgetting(flat).axes
+    assert left.get_ylim() == (-2, 10)
+
+
+def test_margins_stand_beside_those_before_any_edit():
+    (ax,) = figures.margins(runs("corsa")).axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["before any edit (n = 8)", "corsa (n = 8)"]
+
+
+def test_without_old_answers_there_are_no_margins_and_still_a_figure():
+    without = runs("corsa", margin=None)
+    (ax,) = figures.margins(without).axes
+    assert "corsa (n = 0)" in [label.get_text() for label in ax.get_yticklabels()]
+
+
+def test_the_front_shows_methods_that_have_both_numbers_with_their_intervals():
+    (ax,) = figures.front(DOCUMENT["methods"]).axes
+    names = ax.get_legend_handles_labels()[1]
+    assert names == ["corsa", "lora"]
+    point = ax.containers[0].lines[0]
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == pytest.approx((10, 60))
+    low, high = ax.get_xlim()
+    assert low < 5
+    assert high > 50
+
+
+def test_all_figures_are_written(tmp_path):
+    made = [run for each in runs("corsa", "lora").values() for run in each]
+    paths = figures.draw_figures(tmp_path / "figures", DOCUMENT, made)
+    assert {path.name for path in paths} == {
+        "retention.png",
+        "forgetting.png",
+        "margins.png",
+        "front.png",
+    }
+    assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_one_round_and_one_seed_are_enough(tmp_path):
+    figures.draw_figures(tmp_path, DOCUMENT, [run("corsa", 0, rounds=1)])
