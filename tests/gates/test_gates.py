@@ -40,15 +40,16 @@ PUBLIC = [
 
 # A module imports from rows above its own, never from its own or one below.
 ROWS = """
-    errors progress sentences
-    quiet files layouts matching losses projection sharpness metrics words model_card
+    errors progress sentences bench
+    optional quiet files layouts matching losses projection sharpness metrics words model_card
     config edits chat acceptance checkpoints gguf_conversion render
     planning validation packing sources contrast
     readers ledger forward memory
     giving_back pending results step models
     training answerers
-    evaluation methods
-    methods.lora methods.in_context floors
+    evaluation methods bench.edited
+    methods.lora methods.in_context floors bench.probabilities bench.fluency bench.general
+    bench.extras
     examination
     session
     store
