@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 
 from corsa.answerers import Reply
+from corsa.bench.finished import Finished
 from corsa.chat import Exchange
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.forward import AnswerLogps
 from corsa.models import Adapter, BaseModel
 from corsa.planning import PlannedEdit
+from corsa.progress import Silent
 from corsa.sources import ModelSource
 from corsa.step import Example
 from fakes import byte_tokenizer, tiny_model
@@ -141,3 +143,8 @@ def planned(prompt="p", new="new", old="old", **fields) -> PlannedEdit:
     """An edit of round 1 as it is planned."""
     edit = Edit(prompt, new, target_old=old, **fields)
     return PlannedEdit(1, edit, "given", already_said=False)
+
+
+def finished(edits=(), *, base=None, before=None, after=None, config=None, data=None) -> Finished:
+    """A run after its last round, as far as a test needs it."""
+    return Finished(base, before, after, edits, config or settings(), Silent(), data)

@@ -47,7 +47,7 @@ ROWS = """
     readers ledger forward memory
     giving_back pending results step models
     training answerers
-    evaluation methods bench.edited
+    evaluation methods bench.finished bench.upstream
     methods.lora methods.in_context floors bench.probabilities bench.fluency bench.general
     bench.extras
     examination

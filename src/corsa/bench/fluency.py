@@ -6,7 +6,7 @@ import itertools
 import re
 from collections import Counter
 
-from corsa.bench.edited import Edited, Numbers
+from corsa.bench.finished import Finished, Numbers
 from corsa.metrics import mean
 from corsa.optional import optional
 
@@ -22,21 +22,21 @@ PROTOCOL = (
 _WEIGHTS = {2: 1 / 3, 3: 2 / 3}
 
 
-def fluency(edited: Edited) -> Numbers:
+def fluency(finished: Finished) -> Numbers:
     """N-gram entropy of what the model writes about the edits' subjects (Meng et al. 2022, "GE").
 
     A model that repeats itself has a low one. So has a model that answers a request for a paragraph in
     three words: `fluency_words`, the mean length of the texts, tells the two apart.
 
     Args:
-        edited: the model.
+        finished: the run.
 
     Returns:
         fluency in bits (the literature prints it × 100), and fluency_words.
     """
-    subjects = dict.fromkeys(p.edit.subject for p in edited.edits if p.edit.subject)
+    subjects = dict.fromkeys(p.edit.subject for p in finished.edits if p.edit.subject)
     prompts = [PROMPT.format(subject) for subject in itertools.islice(subjects, SUBJECTS)]
-    texts = [reply.text for reply in edited.updated.answers(prompts, LENGTH)]
+    texts = [reply.text for reply in finished.after.answers(prompts, LENGTH)]
     return {
         "fluency": mean(map(ngram_entropy, texts)),
         "fluency_words": mean(len(words(text)) for text in texts),

@@ -6,10 +6,9 @@ models. For that there is lm-evaluation-harness.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor
 
 from corsa.answerers import Answerer, ModelAnswerer
-from corsa.bench.edited import Edited, Numbers
+from corsa.bench.finished import Finished, Numbers
+from corsa.bench.upstream import from_hub, rows
 from corsa.chat import Exchange
 from corsa.errors import UsageError
 from corsa.memory import remembered
 from corsa.metrics import mean
 from corsa.models import BaseModel
-from corsa.optional import optional
+from corsa.sources import first_line
 
 WINDOWS = 32
 WINDOW_TOKENS = 256
@@ -38,7 +38,7 @@ MMLU_PROTOCOL = (
 _LETTERS = "ABCD"
 
 
-def wikitext(edited: Edited) -> Numbers:
+def wikitext(finished: Finished) -> Numbers:
     """Perplexity on WikiText-2 against the base model's, and how far the predictions moved.
 
     Perplexity is exp(−(1/T) Σ log p(t_i | t_<i)) over the T predicted tokens of all windows; the
@@ -46,18 +46,18 @@ def wikitext(edited: Edited) -> Numbers:
     questions and leaves the weights alone is not measured: plain text asks it nothing.
 
     Args:
-        edited: the model.
+        finished: the run.
 
     Returns:
         wikitext_ppl, wikitext_ppl_base, wikitext_ppl_ratio (edited / base) and wikitext_kl.
     """
     names = ("wikitext_ppl", "wikitext_ppl_base", "wikitext_ppl_ratio", "wikitext_kl")
-    if not isinstance(edited.updated, ModelAnswerer):
+    if not isinstance(finished.after, ModelAnswerer):
         return dict.fromkeys(names)
     count, nll, nll_base, divergence = 0, 0.0, 0.0, 0.0
-    for window in _windows(edited.base, _wikitext(edited.data)):
-        before = _predictions(edited.base, None, window)
-        after = _predictions(edited.base, edited.updated.adapter, window)
+    for window in _windows(finished.base, _wikitext(finished.data)):
+        before = _predictions(finished.base, None, window)
+        after = _predictions(finished.base, finished.after.adapter, window)
         targets = torch.tensor(window.answer, device=after.device)[:, None]
         count += len(targets)
         nll_base -= float(before.gather(1, targets).double().sum())
@@ -70,24 +70,24 @@ def wikitext(edited: Edited) -> Numbers:
     return {name: round(value, 6) for name, value in zip(names, values, strict=True)}
 
 
-def mmlu(edited: Edited) -> Numbers:
+def mmlu(finished: Finished) -> Numbers:
     """Multiple choice (MMLU, Hendrycks et al. 2021): accuracy, and how many answers are others now.
 
     The answer is the likeliest of the four letters as the assistant's reply. Answers that change count
     whether they were right or not: a small model is right by chance, but its choices should stay.
 
     Args:
-        edited: the model.
+        finished: the run.
 
     Returns:
         mmlu and mmlu_base (accuracy), mmlu_flips (share of questions with another answer than the base).
     """
-    asked = _sample(_mmlu(edited.data))
+    asked = _sample(_mmlu(finished.data))
     prompts = [_multiple_choice(row["question"], row["choices"]) for row in asked]
     right = [row["answer"] for row in asked]
-    key = [*edited.base.identity(), MMLU_PROTOCOL, prompts]
-    before = remembered("mmlu", key, lambda: _choices(ModelAnswerer(edited.base), prompts))
-    after = _choices(edited.updated, prompts)
+    key = [*finished.base.identity(), MMLU_PROTOCOL, prompts]
+    before = remembered("mmlu", key, lambda: _choices(finished.before, prompts))
+    after = _choices(finished.after, prompts)
     return {
         "mmlu": mean(a == b for a, b in zip(after, right, strict=True)),
         "mmlu_base": mean(a == b for a, b in zip(before, right, strict=True)),
@@ -133,11 +133,11 @@ def _multiple_choice(question: str, choices: Sequence[str]) -> str:
     return f"{question.strip()}\n{listed}\nAnswer with one letter: A, B, C or D."
 
 
-def _sample(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sample(questions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The first questions of every subject, in the order of the file."""
     taken: dict[str, int] = defaultdict(int)
     sample = []
-    for row in rows:
+    for row in questions:
         taken[row["subject"]] += 1
         if taken[row["subject"]] <= PER_SUBJECT:
             sample.append(row)
@@ -145,24 +145,16 @@ def _sample(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _wikitext(data: Path | None) -> str:
-    if data is not None:
-        return _read(data / "wikitext2" / "wiki.test.tokens")
-    load = optional("datasets", "bench").load_dataset
-    return "".join(load("Salesforce/wikitext", "wikitext-2-v1", split="test")["text"])
-
-
-def _mmlu(data: Path | None) -> list[dict[str, Any]]:
-    if data is not None:
-        lines = _read(data / "mmlu" / "test.jsonl").split("\n")
-        return [json.loads(line) for line in lines if line]
-    return list(optional("datasets", "bench").load_dataset("cais/mmlu", "all", split="test"))
-
-
-def _read(path: Path) -> str:
+    if data is None:
+        file = "wikitext-2-v1/test-00000-of-00001.parquet"
+        path = from_hub("Salesforce/wikitext", file, "wikitext=FILE")
+        return "".join(row["text"] for row in rows(path))
     try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read ({error.strerror}): give the folder that holds "
-            f"{path.parent.name}/{path.name}, or none to load the data set from the hub"
-        ) from error
+        return data.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{data} cannot be read: {first_line(error)}") from error
+
+
+def _mmlu(data: Path | None) -> Iterator[Mapping[str, Any]]:
+    file = "all/test-00000-of-00001.parquet"
+    return rows(data or from_hub("cais/mmlu", file, "mmlu=FILE"))

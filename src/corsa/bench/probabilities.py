@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from corsa.bench.edited import Edited, Numbers
+from corsa.bench.finished import Finished, Numbers
 from corsa.forward import AnswerLogps
 from corsa.metrics import Number, mean
 from corsa.planning import PlannedEdit
@@ -37,7 +37,7 @@ class _Contest(NamedTuple):
     wrong: str
 
 
-def counterfact(edited: Edited) -> Numbers:
+def counterfact(finished: Finished) -> Numbers:
     """CounterFact's success scores, magnitudes and their summary.
 
     With NLL(t|p) = −(1/n) Σ_j log p(t_j | p, t_<j) over the n tokens of an answer t:
@@ -50,16 +50,16 @@ def counterfact(edited: Edited) -> Numbers:
     Means are taken within an edit first. Edits without y⁻ and probes without an answer are left out.
 
     Args:
-        edited: the model.
+        finished: the run.
 
     Returns:
         es, ps, ns, em, pm, nm and s; `None` where there is nothing to measure.
     """
-    contests = [c for case, edit in enumerate(edited.edits) for c in _contests(case, edit)]
+    contests = [c for case, edit in enumerate(finished.edits) for c in _contests(case, edit)]
     # Both answers to a prompt stand side by side, so that a packed batch reads it once.
     prompts = [contest.prompt for contest in contests for _ in range(2)]
     targets = [answer for contest in contests for answer in (contest.right, contest.wrong)]
-    nll = list(map(answer_nll, edited.updated.logps(prompts, targets)))
+    nll = list(map(answer_nll, finished.after.logps(prompts, targets)))
     outcomes = list(zip(contests, nll[::2], nll[1::2], strict=True))
     numbers: Numbers = {}
     for kind in _KINDS:
@@ -72,7 +72,7 @@ def counterfact(edited: Edited) -> Numbers:
     return numbers
 
 
-def token_accuracy(edited: Edited) -> Numbers:
+def token_accuracy(finished: Finished) -> Numbers:
     """Teacher-forced accuracy, as on zsRE: the share of answer tokens that are the arg-max.
 
     As MEND and MEMIT take it: tokens of one edit are pooled, then edits are averaged; locality is
@@ -80,17 +80,17 @@ def token_accuracy(edited: Edited) -> Numbers:
     credit, and the right tokens before a place are given: read it beside `reliability`.
 
     Args:
-        edited: the model.
+        finished: the run.
 
     Returns:
         token_accuracy, and the same over paraphrases and locality probes.
     """
     asked = [
         (case, kind, prompt, answer)
-        for case, planned in enumerate(edited.edits)
+        for case, planned in enumerate(finished.edits)
         for kind, prompt, answer in _answers(planned)
     ]
-    found = edited.updated.logps([row[2] for row in asked], [row[3] for row in asked])
+    found = finished.after.logps([row[2] for row in asked], [row[3] for row in asked])
     numbers: Numbers = {}
     for kind, name in zip(_KINDS, ("", "_paraphrases", "_locality"), strict=True):
         tokens = (

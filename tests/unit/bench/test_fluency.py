@@ -3,8 +3,7 @@ from fractions import Fraction
 
 import pytest
 
-from builders import Scripted, planned
-from corsa.bench.edited import Edited
+from builders import Scripted, finished, planned
 from corsa.bench.fluency import LENGTH, SUBJECTS, fluency, ngram_entropy, words
 
 
@@ -46,7 +45,7 @@ def test_each_subject_is_asked_for_once_and_their_number_has_an_end():
 
     replies = {f"Write a paragraph about {s}.": "a b c a b" for s in subjects}
     edits = [planned(f"p{i}", subject=subject) for i, subject in enumerate(subjects)]
-    numbers = fluency(Edited(None, Listening(replies), edits))
+    numbers = fluency(finished(edits, after=Listening(replies)))
     assert asked[:3] == [f"Write a paragraph about {s}." for s in ("Ann", "Bob", "s0")]
     assert len(asked) == SUBJECTS
     assert numbers == {
@@ -56,7 +55,7 @@ def test_each_subject_is_asked_for_once_and_their_number_has_an_end():
 
 
 def test_without_a_subject_there_is_no_number():
-    assert fluency(Edited(None, Scripted(), [planned()])) == {
+    assert fluency(finished([planned()], after=Scripted())) == {
         "fluency": None,
         "fluency_words": None,
     }

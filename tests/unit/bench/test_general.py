@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from builders import Scripted, base_model, random_adapter
+from builders import Scripted, base_model, finished, random_adapter
 from corsa.answerers import ContextAnswerer, ModelAnswerer
 from corsa.bench import general
-from corsa.bench.edited import Edited
 from corsa.bench.general import mmlu, wikitext
 from corsa.errors import UsageError
 from fakes import GEMMA
@@ -16,13 +15,16 @@ from fakes import GEMMA
 TEXT = "".join(f" The year {year} was = no = other . \n" for year in range(1200, 1900))
 
 
-def write(folder, *, text=TEXT, questions=()):
-    for name in ("wikitext2", "mmlu"):
-        (folder / name).mkdir(exist_ok=True)
-    (folder / "wikitext2" / "wiki.test.tokens").write_text(text, "utf-8")
-    lines = "".join(json.dumps(question) + "\n" for question in questions)
-    (folder / "mmlu" / "test.jsonl").write_text(lines, "utf-8")
-    return folder
+def text_file(folder, text=TEXT):
+    path = folder / "wiki.test.tokens"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def questions_file(folder, *questions):
+    path = folder / "test.jsonl"
+    path.write_text("".join(json.dumps(question) + "\n" for question in questions), "utf-8")
+    return path
 
 
 # --- WikiText -----------------------------------------------------------------------------------
@@ -36,7 +38,9 @@ def test_perplexity_and_divergence_agree_with_one_plain_pass_per_window(
     monkeypatch.setattr(general, "WINDOW_TOKENS", 50)
     base = base_model(template=template)
     adapter = random_adapter(base)
-    numbers = wikitext(Edited(base, ModelAnswerer(base, adapter.name), [], data=write(tmp_path)))
+    numbers = wikitext(
+        finished(base=base, after=ModelAnswerer(base, adapter.name), data=text_file(tmp_path))
+    )
     tokens = base.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     front = [base.tokenizer.bos_token_id] if template == GEMMA else []
     count = len(tokens)
@@ -62,7 +66,7 @@ def test_perplexity_and_divergence_agree_with_one_plain_pass_per_window(
 
 def test_an_unedited_model_predicts_as_the_base_does(tmp_path):
     base = base_model()
-    numbers = wikitext(Edited(base, ModelAnswerer(base), [], data=write(tmp_path)))
+    numbers = wikitext(finished(base=base, after=ModelAnswerer(base), data=text_file(tmp_path)))
     assert numbers["wikitext_ppl_ratio"] == 1.0
     assert numbers["wikitext_kl"] == 0.0
 
@@ -70,12 +74,14 @@ def test_an_unedited_model_predicts_as_the_base_does(tmp_path):
 def test_who_changes_no_weights_is_not_measured_on_plain_text(tmp_path):
     base = base_model()
     facts = ContextAnswerer(ModelAnswerer(base), [("p", "new")])
-    assert set(wikitext(Edited(base, facts, [], data=write(tmp_path))).values()) == {None}
+    assert set(wikitext(finished(base=base, after=facts, data=text_file(tmp_path))).values()) == {
+        None
+    }
 
 
 def test_a_text_shorter_than_a_window_gives_no_number(tmp_path):
     base = base_model()
-    model = Edited(base, ModelAnswerer(base), [], data=write(tmp_path, text="short"))
+    model = finished(base=base, after=ModelAnswerer(base), data=text_file(tmp_path, "short"))
     assert set(wikitext(model).values()) == {None}
 
 
@@ -107,14 +113,13 @@ def saying(letters):
     )
 
 
-def test_answers_that_changed_and_accuracy_worked_by_hand(tmp_path, monkeypatch):
+def test_answers_that_changed_and_accuracy_worked_by_hand(tmp_path):
     """Right, wrong, wrong, right before; right, right, wrong by another letter, right after."""
     rows = [question("art", i, answer) for i, answer in enumerate((0, 1, 2, 3))]
     before = saying(dict(zip((prompt("art", i) for i in range(4)), "AAAD", strict=True)))
     after = saying(dict(zip((prompt("art", i) for i in range(4)), "ABBD", strict=True)))
-    monkeypatch.setattr(general, "ModelAnswerer", lambda base: before)
     base = SimpleNamespace(identity=lambda: ["worked by hand"])
-    model = Edited(base, after, [], data=write(tmp_path, questions=rows))
+    model = finished(base=base, before=before, after=after, data=questions_file(tmp_path, *rows))
     assert mmlu(model) == {"mmlu": 0.75, "mmlu_base": 0.5, "mmlu_flips": 0.5}
 
 
@@ -128,45 +133,48 @@ def test_the_first_questions_of_every_subject_are_asked(tmp_path):
             asked.extend(zip(prompts, targets, strict=True))
             return super().logps(prompts, targets, system)
 
-    numbers = mmlu(Edited(base, Listening(base), [], data=write(tmp_path, questions=rows)))
+    path = questions_file(tmp_path, *rows)
+    numbers = mmlu(
+        finished(base=base, before=ModelAnswerer(base), after=Listening(base), data=path)
+    )
     expected = [prompt(subject, i) for i in range(4) for subject in ("art", "law")]
     assert asked == [(each, letter) for each in expected for letter in "ABCD"]
     assert numbers["mmlu_flips"] == 0.0
     assert numbers["mmlu"] == numbers["mmlu_base"]
 
 
-def test_what_the_base_answers_is_computed_once(tmp_path, monkeypatch):
+def test_what_the_base_answers_is_computed_once(tmp_path):
     base = base_model(template=GEMMA)
-    model = Edited(base, saying({prompt("once", 0): "A"}), [], data=tmp_path)
-    write(tmp_path, questions=[question("once", 0)])
-    first = mmlu(model)
-    monkeypatch.setattr(general, "ModelAnswerer", None)
-    assert mmlu(model) == first
+    path = questions_file(tmp_path, question("once", 0))
+    after = saying({prompt("once", 0): "A"})
+    first = mmlu(finished(base=base, before=ModelAnswerer(base), after=after, data=path))
+    assert mmlu(finished(base=base, before=None, after=after, data=path)) == first
 
 
 # --- Data ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("measure", [wikitext, mmlu])
-def test_missing_data_is_named_with_what_to_do(tmp_path, measure):
+def test_missing_data_is_named(tmp_path, measure):
     base = base_model()
-    with pytest.raises(UsageError, match=r"test\.\w+ cannot be read .*give the folder"):
-        measure(Edited(base, ModelAnswerer(base), [], data=tmp_path / "nowhere"))
+    path = tmp_path / "nowhere.jsonl"
+    with pytest.raises(UsageError, match=r"nowhere\.jsonl cannot be read: .*No such file"):
+        measure(finished(base=base, after=ModelAnswerer(base), data=path))
 
 
-def test_without_a_folder_the_data_sets_come_from_the_hub(monkeypatch):
-    loaded = []
+def test_without_a_file_the_data_sets_come_from_the_hub(tmp_path, monkeypatch):
+    asked = []
 
-    def load_dataset(*name, split):
-        loaded.append((*name, split))
-        return {"text": [" = A =\n", " b\n"]} if "wikitext" in name[0] else iter([question("a", 0)])
+    def hub(repository, file, instead):
+        asked.append((repository, file, instead))
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"text": " = A =\\n"}\n{"text": " b\\n"}\n', "utf-8")
+        return path
 
-    monkeypatch.setattr(
-        general, "optional", lambda module, extra: SimpleNamespace(load_dataset=load_dataset)
-    )
+    monkeypatch.setattr(general, "from_hub", hub)
     assert general._wikitext(None) == " = A =\n b\n"
-    assert general._mmlu(None) == [question("a", 0)]
-    assert loaded == [
-        ("Salesforce/wikitext", "wikitext-2-v1", "test"),
-        ("cais/mmlu", "all", "test"),
+    assert [row["text"] for row in general._mmlu(None)] == [" = A =\n", " b\n"]
+    assert asked == [
+        ("Salesforce/wikitext", "wikitext-2-v1/test-00000-of-00001.parquet", "wikitext=FILE"),
+        ("cais/mmlu", "all/test-00000-of-00001.parquet", "mmlu=FILE"),
     ]

@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
-from builders import Scripted, base_model, planned, random_adapter, separate_logits
+from builders import Scripted, base_model, finished, planned, random_adapter, separate_logits
 from corsa.answerers import ModelAnswerer
-from corsa.bench.edited import Edited
 from corsa.bench.probabilities import counterfact, token_accuracy
 from corsa.chat import Exchange
 from corsa.edits import Probe
@@ -19,7 +18,7 @@ def nats(*probabilities):
 
 
 def edited(edits, logps):
-    return Edited(None, Scripted(logps=logps), edits)
+    return finished(edits, after=Scripted(logps=logps))
 
 
 def test_scores_and_magnitudes_worked_by_hand():
@@ -120,7 +119,7 @@ def test_both_agree_with_one_sequence_at_a_time():
         planned("The capital of France is", "Lyon", "Paris", paraphrases=("France's capital:",)),
         planned("The capital of Spain is", "S", "Madrid", locality=(Probe("Peru:", ("Lima",)),)),
     ]
-    model = Edited(base, ModelAnswerer(base, adapter.name), edits)
+    model = finished(edits, base=base, after=ModelAnswerer(base, adapter.name))
 
     def alone(prompt, answer):
         """Logits of the answer's tokens as the chat template writes them, and the tokens."""

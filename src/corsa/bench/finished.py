@@ -1,0 +1,40 @@
+"""What every further measure is given: a run after its last round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from corsa.answerers import Answerer
+from corsa.config import Config
+from corsa.metrics import Number
+from corsa.models import BaseModel
+from corsa.planning import PlannedEdit
+from corsa.progress import Progress
+
+Numbers = dict[str, Number]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run after its last round; the edited model is open while it is measured.
+
+    Attributes:
+        base: the model.
+        before: who answers with the base model alone; it remembers what it answered.
+        after: who answers as edited. Of a trained method a `ModelAnswerer`, whose `adapter` names
+            what acts in `base`.
+        edits: the edits that hold, oldest round first, y⁻ settled.
+        config: the settings of the run.
+        progress: told what goes on.
+        data: the file given with `NAME=FILE`.
+    """
+
+    base: BaseModel
+    before: Answerer
+    after: Answerer
+    edits: Sequence[PlannedEdit]
+    config: Config
+    progress: Progress
+    data: Path | None = None

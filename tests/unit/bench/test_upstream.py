@@ -1,0 +1,34 @@
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from corsa.bench.upstream import from_hub, rows
+from corsa.errors import ModelError, UsageError
+
+ROWS = [{"question": "a", "choices": ["b", "c"]}, {"question": "é\u2028", "choices": []}]
+
+
+def test_rows_are_read_from_parquet_jsonl_and_json_alike(tmp_path):
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "x.parquet")
+    (tmp_path / "x.json").write_text(json.dumps(ROWS), "utf-8")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+    (tmp_path / "x.jsonl").write_text(lines, "utf-8")
+    for name in ("x.parquet", "x.json", "x.jsonl"):
+        assert list(rows(tmp_path / name)) == ROWS
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.json", "x.jsonl"])
+def test_what_cannot_be_read_is_named(tmp_path, name):
+    with pytest.raises(UsageError, match=f"{name} cannot be read"):
+        list(rows(tmp_path / name))
+    (tmp_path / name).write_text("{", "utf-8")
+    with pytest.raises(UsageError, match=f"{name} cannot be read"):
+        list(rows(tmp_path / name))
+
+
+def test_without_a_hub_the_error_says_what_to_give_instead(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"somebody/nothing/x\.parquet is not .* with mmlu=FILE"):
+        from_hub("somebody/nothing", "x.parquet", "mmlu=FILE")
