@@ -139,10 +139,10 @@ class Scripted:
         return [AnswerLogps(torch.tensor(values), torch.tensor(right)) for values, right in rows]
 
 
-def planned(prompt="p", new="new", old="old", **fields) -> PlannedEdit:
-    """An edit of round 1 as it is planned."""
+def planned(prompt="p", new="new", old="old", *, round=1, **fields) -> PlannedEdit:
+    """An edit as it is planned."""
     edit = Edit(prompt, new, target_old=old, **fields)
-    return PlannedEdit(1, edit, "given", already_said=False)
+    return PlannedEdit(round, edit, "given", already_said=False)
 
 
 def finished(edits=(), *, base=None, before=None, after=None, config=None, data=None) -> Finished:

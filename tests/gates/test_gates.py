@@ -48,7 +48,8 @@ ROWS = """
     giving_back pending results step models
     training answerers
     evaluation methods bench.finished bench.upstream
-    methods.lora methods.in_context floors bench.probabilities bench.fluency bench.general
+    methods.lora methods.in_context floors
+    bench.probabilities bench.fluency bench.general bench.curvature
     bench.extras
     examination
     session

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from corsa.bench import fluency, general, probabilities
+from corsa.bench import curvature, fluency, general, probabilities
 from corsa.bench.finished import Finished
 from corsa.errors import UsageError
 from corsa.metrics import Number
@@ -21,6 +21,7 @@ EXTRAS: dict[str, Extra] = {
     "fluency": fluency.fluency,
     "wikitext": general.wikitext,
     "mmlu": general.mmlu,
+    "curvature": curvature.curvature,
 }
 
 # One line to stand beside the numbers: what was asked, and how.
@@ -30,6 +31,7 @@ PROTOCOLS: dict[str, str] = {
     "fluency": fluency.PROTOCOL,
     "wikitext": general.WIKITEXT_PROTOCOL,
     "mmlu": general.MMLU_PROTOCOL,
+    "curvature": curvature.PROTOCOL,
 }
 
 
