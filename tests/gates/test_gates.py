@@ -50,7 +50,7 @@ ROWS = """
     evaluation methods bench.finished bench.upstream
     methods.lora methods.in_context floors
     methods.ft_l methods.retrieval
-    bench.probabilities bench.fluency bench.general bench.curvature
+    bench.probabilities bench.fluency bench.general bench.curvature bench.harness
     bench.extras
     examination
     session

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from corsa.bench import curvature, fluency, general, probabilities
+from corsa.bench import curvature, fluency, general, harness, probabilities
 from corsa.bench.finished import Finished
 from corsa.errors import UsageError
 from corsa.metrics import Number
@@ -22,6 +22,7 @@ EXTRAS: dict[str, Extra] = {
     "wikitext": general.wikitext,
     "mmlu": general.mmlu,
     "curvature": curvature.curvature,
+    "lm-eval": harness.harness,
 }
 
 # One line to stand beside the numbers: what was asked, and how.
@@ -32,6 +33,7 @@ PROTOCOLS: dict[str, str] = {
     "wikitext": general.WIKITEXT_PROTOCOL,
     "mmlu": general.MMLU_PROTOCOL,
     "curvature": curvature.PROTOCOL,
+    "lm-eval": harness.PROTOCOL,
 }
 
 
