@@ -4,9 +4,15 @@ from pathlib import Path
 
 import torch
 
+from corsa.answerers import Reply
+from corsa.bench.finished import Finished
 from corsa.chat import Exchange
 from corsa.config import Config
+from corsa.edits import Edit
+from corsa.forward import AnswerLogps
 from corsa.models import Adapter, BaseModel
+from corsa.planning import PlannedEdit
+from corsa.progress import Silent
 from corsa.sources import ModelSource
 from corsa.step import Example
 from fakes import byte_tokenizer, tiny_model
@@ -114,3 +120,31 @@ def separate_logits(hf, exchanges: list[Exchange]) -> list[torch.Tensor]:
             logits = hf(input_ids=torch.tensor([[*prompt, *answer]])).logits[0]
             rows.append(logits[len(prompt) - 1 : -1])
     return rows
+
+
+class Scripted:
+    """Answers what a script says: replies by prompt, log-probabilities by prompt and target."""
+
+    def __init__(self, replies=None, logps=None):
+        self.replies = replies or {}
+        self.known = logps or {}
+
+    def answers(self, prompts, max_new_tokens, system=None, progress=None):
+        return [Reply(self.replies[prompt], ()) for prompt in prompts]
+
+    def logps(self, prompts, targets, system=None):
+        """What is known of a pair: a list of log-probabilities, end-of-turn last, or (them, greedy)."""
+        rows = [self.known[pair] for pair in zip(prompts, targets, strict=True)]
+        rows = [row if isinstance(row, tuple) else (row, [True] * len(row)) for row in rows]
+        return [AnswerLogps(torch.tensor(values), torch.tensor(right)) for values, right in rows]
+
+
+def planned(prompt="p", new="new", old="old", *, round=1, **fields) -> PlannedEdit:
+    """An edit as it is planned."""
+    edit = Edit(prompt, new, target_old=old, **fields)
+    return PlannedEdit(round, edit, "given", already_said=False)
+
+
+def finished(edits=(), *, base=None, before=None, after=None, config=None, data=None) -> Finished:
+    """A run after its last round, as far as a test needs it."""
+    return Finished(base, before, after, edits, config or settings(), Silent(), data)

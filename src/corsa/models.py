@@ -1,4 +1,4 @@
-"""A base model with its tokenizer, and the LoRA adapters attached to it.
+"""A base model with its tokenizer, and the adapters attached to it.
 
 The only file that imports peft.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -34,9 +34,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class BaseModel:
-    """A causal language model as it was loaded, plus any number of LoRA adapters beside it.
+    """A causal language model as it was loaded, plus any number of adapters beside it.
 
-    No adapter acts outside a `using` block.
+    An adapter is LoRA, or another weight for one module. None acts outside a `using` block.
 
     Args:
         source: where it came from.
@@ -57,6 +57,8 @@ class BaseModel:
         self.forward = Forward(hf, self.chat.stop_ids[0], packing)
         self.trust_remote_code = False
         self._peft: Any = None
+        self._weights: dict[str, _OtherWeight] = {}
+        self._other: _OtherWeight | None = None
 
     @property
     def device(self) -> torch.device:
@@ -171,6 +173,8 @@ class BaseModel:
         Args:
             name: of the adapter.
         """
+        if self._weights.pop(name, None) is not None:
+            return
         if len(self._peft.peft_config) == 1:
             self._peft.unload()
             self._peft = None
@@ -192,8 +196,8 @@ class BaseModel:
             Nothing.
         """
         before = self._active()
-        self._set_active(name)
         try:
+            self._set_active(name)
             yield
         finally:
             self._set_active(before)
@@ -215,13 +219,56 @@ class BaseModel:
             make_lean(layer)
         self._set_active(None)
 
+    def attach_weight(self, name: str, module: str, weight: Tensor | None) -> nn.Parameter:
+        """Keep another weight for a module; it acts inside `using(name)`.
+
+        Args:
+            name: of what is attached, unique in this model.
+            module: full name of a module with a weight.
+            weight: of the shape of the module's own; `None`: a copy of that.
+
+        Returns:
+            The weight as it may be trained.
+
+        Raises:
+            ModelError: if there is no such module, or its weight has another shape.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        try:
+            found = self.hf.get_submodule(module)
+        except AttributeError:
+            raise ModelError(f"{self.source.name} has no module {module}") from None
+        if isinstance(found, LoraLayer):
+            found = found.get_base_layer()
+        with self.using(None):
+            own = found.weight
+        weight = own if weight is None else weight
+        if weight.shape != own.shape:
+            raise ModelError(
+                f"{module} of {self.source.name} is of shape {tuple(own.shape)} and not "
+                f"{tuple(weight.shape)}: use the weight with the model it was trained on"
+            )
+        changed = nn.Parameter(weight.detach().to(own, copy=True))
+        self._weights[name] = _OtherWeight(name, found, own, changed)
+        return changed
+
     def _active(self) -> str | None:
+        if self._other is not None:
+            return self._other.name
         layers = self._lora_layers()
         if not layers or layers[0].disable_adapters:
             return None
         return str(layers[0].active_adapters[0])
 
     def _set_active(self, name: str | None) -> None:
+        if self._other is not None:
+            self._other.module.weight = self._other.own
+            self._other = None
+        if name in self._weights:
+            self._other = self._weights[name]
+            self._other.module.weight = self._other.changed
+            name = None
         if self._peft is None:
             return
         if name is None:
@@ -234,6 +281,15 @@ class BaseModel:
         from peft.tuners.lora import LoraLayer
 
         return [m for m in self.hf.modules() if isinstance(m, LoraLayer)]
+
+
+class _OtherWeight(NamedTuple):
+    """A module, its own weight, and the one that takes its place while `name` acts."""
+
+    name: str
+    module: Any
+    own: nn.Parameter
+    changed: nn.Parameter
 
 
 class Adapter:

@@ -275,6 +275,29 @@ def test_facts_in_the_prompt_are_a_method_with_an_artefact_of_its_own(tiny, tmp_
     assert len({now.base, now.updated, then.updated}) == 3
 
 
+@pytest.mark.parametrize(
+    ("method", "kind", "files"),
+    [
+        ("ft-l", "matrix", ["matrix.safetensors"]),
+        ("retrieval", "retrieval", ["context.jsonl", "retrieval.json"]),
+    ],
+)
+def test_a_baselines_rounds_are_kept_continued_and_asked(tiny, tmp_path, method, kind, files):
+    settings = {"method": method, "learning_rate": 1e-2, "ft_bound": 10.0, "drift": False}
+    store = Store.open(tmp_path / "store", tiny)
+    first = store.update(FACTS, **settings)
+    assert (first.round.kind, first.round.record["artefact"]["files"]) == (kind, files)
+    second = store.update(NEXT, **settings)
+    assert second.metrics["retention"]["rounds"] == [1, 2]
+    now, then = store.ask(["Which sea is it?"])[0], store.ask(["Which sea is it?"], round=1)[0]
+    assert now.base == then.base
+    assert now.updated not in (now.base, then.updated)
+    if kind == "matrix":
+        assert second.metrics["reliability"] == 1.0
+        assert now.updated == "Red"
+    assert store.verify() == []
+
+
 @pytest.mark.parametrize("method", ["corsa", "lora"])
 def test_facts_in_a_prompt_cannot_be_trained_on(tiny, tmp_path, method):
     store = Store.open(tmp_path / "store", tiny)

@@ -50,17 +50,20 @@ ROWS = """
     training answerers
     evaluation methods bench.finished bench.upstream
     methods.lora methods.in_context floors
+    methods.ft_l methods.retrieval
+    bench.probabilities bench.fluency bench.general bench.curvature bench.harness
+    bench.extras
     examination
     session
     store
     __init__ demo
-    bench.contenders bench.datasets bench.draws bench.extras bench.runs bench.schedule bench.statistics
+    bench.contenders bench.datasets bench.draws bench.runs bench.schedule bench.statistics
     bench.tables bench.figures
     bench.runner
     cli
 """.strip().split("\n")
 # The registry of methods opens one of its own files when it is asked for it.
-LOOKED_UP = {("methods", "methods.lora"), ("methods", "methods.in_context")}
+LOOKED_UP = {("methods", f"methods.{name}") for name in ("lora", "ft_l", "in_context", "retrieval")}
 
 # Which settings are read by `config` itself: a preset is a name for others.
 RESOLVED_IN_CONFIG = {"preset"}

@@ -13,17 +13,19 @@ def test_defaults_are_the_method_corsa():
     assert {name: getattr(Config(), name) for name in SWITCHES} == METHODS["corsa"]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "in-context"])
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name]])
 def test_a_method_is_a_name_for_four_switches(method):
     config = make_config({"method": method})
-    assert {name: getattr(config, name) for name in SWITCHES} == METHODS[method]
+    assert METHODS[method].keys() >= set(SWITCHES)
+    assert {name: getattr(config, name) for name in METHODS[method]} == METHODS[method]
     assert config.trains
-    others = dict.fromkeys((*SWITCHES, "method"))
+    others = dict.fromkeys((*METHODS[method], "method"))
     assert config.to_dict() | others == Config().to_dict() | others
 
 
-def test_in_context_trains_nothing():
-    assert not make_config({"method": "in-context"}).trains
+@pytest.mark.parametrize("method", ["in-context", "retrieval"])
+def test_facts_in_the_prompt_train_nothing(method):
+    assert not make_config({"method": method}).trains
 
 
 def test_single_settings_win_over_preset_and_method():

@@ -8,16 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from corsa.bench import curvature, fluency, general, harness, probabilities
 from corsa.bench.finished import Finished
 from corsa.errors import UsageError
 from corsa.metrics import Number
 
 Extra = Callable[[Finished], Mapping[str, Number]]
 
-EXTRAS: dict[str, Extra] = {}
+EXTRAS: dict[str, Extra] = {
+    "counterfact": probabilities.counterfact,
+    "token-accuracy": probabilities.token_accuracy,
+    "fluency": fluency.fluency,
+    "wikitext": general.wikitext,
+    "mmlu": general.mmlu,
+    "curvature": curvature.curvature,
+    "lm-eval": harness.harness,
+}
 
 # One line to stand beside the numbers: what was asked, and how.
-PROTOCOLS: dict[str, str] = {}
+PROTOCOLS: dict[str, str] = {
+    "counterfact": probabilities.PROTOCOL,
+    "token-accuracy": probabilities.PROTOCOL,
+    "fluency": fluency.PROTOCOL,
+    "wikitext": general.WIKITEXT_PROTOCOL,
+    "mmlu": general.MMLU_PROTOCOL,
+    "curvature": curvature.PROTOCOL,
+    "lm-eval": harness.PROTOCOL,
+}
 
 
 def parse_extras(text: str) -> dict[str, str | None]:
@@ -36,6 +53,6 @@ def parse_extras(text: str) -> dict[str, str | None]:
     extras = {name: file or None for name, _, file in named}
     for name in extras:
         if name not in EXTRAS:
-            there = ", ".join(EXTRAS) or "none yet"
+            there = ", ".join(EXTRAS)
             raise UsageError(f"there is no extra measure {name!r}: there are {there}")
     return extras

@@ -2,7 +2,7 @@
 
 A method turns a planned round into an artefact: some files of a kind that only the method reads. The
 store keeps them without looking inside, and evaluation talks to the answerer the method makes of them.
-To add one: a file here, a line in `method_of_kind`, and a name in `corsa.config.METHODS`.
+To add one: a file here, its kind in `_KINDS` and `method_of_kind`, a name in `corsa.config.METHODS`.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ class Method(Protocol):
         ...
 
 
+# What a method makes; all others are settings of the adapter.
+_KINDS = {"ft-l": "matrix", "in-context": "context", "retrieval": "retrieval"}
+
+
 def method_for(config: Config) -> Method:
     """The method that a config names.
 
@@ -109,7 +113,7 @@ def method_for(config: Config) -> Method:
     Returns:
         The method.
     """
-    return method_of_kind("lora" if config.trains else "context")
+    return method_of_kind(_KINDS.get(config.method, "lora"))
 
 
 def method_of_kind(kind: str) -> Method:
@@ -121,8 +125,15 @@ def method_of_kind(kind: str) -> Method:
     Returns:
         The method.
     """
+    from corsa.methods.ft_l import FtL
     from corsa.methods.in_context import InContext
     from corsa.methods.lora import Lora
+    from corsa.methods.retrieval import Retrieval
 
-    kinds: dict[str, Callable[[], Method]] = {"lora": Lora, "context": InContext}
+    kinds: dict[str, Callable[[], Method]] = {
+        "lora": Lora,
+        "matrix": FtL,
+        "context": InContext,
+        "retrieval": Retrieval,
+    }
     return kinds[kind]()

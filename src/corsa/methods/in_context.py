@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from corsa.answerers import Answerer, ContextAnswerer, ModelAnswerer
@@ -13,6 +13,8 @@ from corsa.methods import Outcome, Task
 from corsa.models import BaseModel
 
 _FILE = "context.jsonl"
+
+Fact = tuple[str, str]
 
 
 class InContext:
@@ -32,9 +34,7 @@ class InContext:
         Raises:
             UsageError: if they fill the model's context.
         """
-        gone = {key for p in task.plan for key in (*p.supersedes, p.repeats)}
-        facts = [p.edit for p in (*task.history, *task.plan) if p.key not in gone]
-        pairs = [(edit.prompt, edit.target_new) for edit in facts]
+        pairs = facts_that_hold(task)
         answerer = ContextAnswerer(ModelAnswerer(task.base), pairs)
         used = len(task.base.chat.prompt_ids(answerer._ask("")))
         if (limit := task.base.context_length) is not None and used > limit // 2:
@@ -42,12 +42,11 @@ class InContext:
                 f"{len(pairs)} facts take {used} of the {limit} tokens {task.base.source.name} can "
                 "read: use a method that trains, or fewer facts"
             )
-        records = [{"prompt": prompt, "target_new": target} for prompt, target in pairs]
 
         def save(folder: Path) -> None:
-            (folder / _FILE).write_text(json_lines(records), "utf-8")
+            write_facts(folder, pairs)
 
-        return Outcome(self.kind, answerer, save, _nothing, {"facts": len(pairs), "tokens": used})
+        return Outcome(self.kind, answerer, save, nothing, {"facts": len(pairs), "tokens": used})
 
     def open(self, base: BaseModel, folder: Path) -> tuple[Answerer, Callable[[], None]]:
         """Read the facts back.
@@ -59,10 +58,46 @@ class InContext:
         Returns:
             Whoever answers with them, and nothing to free.
         """
-        lines = (folder / _FILE).read_text("utf-8").split("\n")[:-1]
-        pairs = [(r["prompt"], r["target_new"]) for r in map(json.loads, lines)]
-        return ContextAnswerer(ModelAnswerer(base), pairs), _nothing
+        return ContextAnswerer(ModelAnswerer(base), read_facts(folder)), nothing
 
 
-def _nothing() -> None:
-    """Nothing is held."""
+def facts_that_hold(task: Task) -> list[Fact]:
+    """The facts after a round, those of earlier rounds first.
+
+    Args:
+        task: the round.
+
+    Returns:
+        Prompt and new answer of each.
+    """
+    gone = {key for p in task.plan for key in (*p.supersedes, p.repeats)}
+    facts = [p.edit for p in (*task.history, *task.plan) if p.key not in gone]
+    return [(edit.prompt, edit.target_new) for edit in facts]
+
+
+def write_facts(folder: Path, facts: Sequence[Fact]) -> None:
+    """Write facts as a round's artefact.
+
+    Args:
+        folder: where to; it must exist.
+        facts: prompts and new answers.
+    """
+    records = [{"prompt": prompt, "target_new": target} for prompt, target in facts]
+    (folder / _FILE).write_text(json_lines(records), "utf-8")
+
+
+def read_facts(folder: Path) -> list[Fact]:
+    """Read back what `write_facts` wrote.
+
+    Args:
+        folder: where it is.
+
+    Returns:
+        Prompts and new answers.
+    """
+    lines = (folder / _FILE).read_text("utf-8").split("\n")[:-1]
+    return [(r["prompt"], r["target_new"]) for r in map(json.loads, lines)]
+
+
+def nothing() -> None:
+    """What frees an answerer that holds nothing."""

@@ -47,7 +47,7 @@ class Lora:
         else:
             adapter = task.base.load_adapter(_TRAINED, task.incoming.folder)
         try:
-            training = _train(adapter, task)
+            training = train(adapter, task)
         except BaseException:
             adapter.drop()
             raise
@@ -68,7 +68,16 @@ class Lora:
         return ModelAnswerer(base, adapter.name), adapter.drop
 
 
-def _train(adapter: Adapter, task: Task) -> dict[str, Any]:
+def train(adapter: Adapter, task: Task) -> dict[str, Any]:
+    """Train an adapter on a round.
+
+    Args:
+        adapter: what is trained.
+        task: the round.
+
+    Returns:
+        How training went; plain data, no times.
+    """
     config, progress = task.config, task.progress
     checkpoints = Checkpoints(task.workplace)
     reference = adapter.name if config.reference == "incoming" and task.incoming else None

@@ -1,0 +1,51 @@
+"""General ability by everybody's engine: lm-evaluation-harness on the edited model in memory."""
+
+from __future__ import annotations
+
+from corsa.answerers import ModelAnswerer
+from corsa.bench.finished import Finished, Numbers
+from corsa.errors import UsageError
+from corsa.optional import optional
+from corsa.sources import first_line
+
+TASKS = ("arc_easy", "hellaswag", "winogrande")
+LIMIT = 100
+PROTOCOL = f"lm-evaluation-harness, the first {LIMIT} items of each task, its own prompts and shots"
+
+
+def harness(finished: Finished) -> Numbers:
+    """Scores of lm-evaluation-harness (Gao et al.; extra `lm-eval`).
+
+    It reads `finished.data`: names of tasks, or paths of task files, one per line; without it `TASKS`.
+    Nothing is merged or written: the adapter acts while the harness asks.
+
+    Args:
+        finished: the run.
+
+    Returns:
+        `task/metric` as the harness calls them, standard errors left out; nothing for a method that
+        changes no weights.
+
+    Raises:
+        UsageError: if the file of names cannot be read.
+    """
+    if not isinstance(finished.after, ModelAnswerer):
+        return {}
+    evaluate = optional("lm_eval", "lm-eval").simple_evaluate
+    wrapper = optional("lm_eval.models.huggingface", "lm-eval").HFLM
+    tasks = list(TASKS)
+    if finished.data is not None:
+        try:
+            tasks = finished.data.read_text("utf-8").split()
+        except OSError as error:
+            raise UsageError(f"{finished.data} cannot be read: {first_line(error)}") from error
+    base = finished.base
+    with base.using(finished.after.adapter):
+        model = wrapper(pretrained=base.hf, tokenizer=base.tokenizer)
+        results = evaluate(model=model, tasks=tasks, limit=LIMIT, bootstrap_iters=0)["results"]
+    return {
+        f"{task}/{metric.removesuffix(',none')}": value
+        for task, values in results.items()
+        for metric, value in values.items()
+        if isinstance(value, float) and "stderr" not in metric
+    }
