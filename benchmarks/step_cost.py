@@ -244,6 +244,7 @@ CONTENDERS = [
     Contender("lora", corsa_contender(method="lora")),
     Contender("sft+dpo", corsa_contender(method="sft+dpo")),
     Contender("corsa", corsa_contender(method="corsa")),
+    Contender("corsa, recomputing", corsa_contender(method="corsa", recompute=True)),
     Contender(_LAGGED, corsa_contender(method="corsa", ascent="lagged")),
 ]
 

@@ -123,6 +123,9 @@ class Config:
     micro_batch: int = _setting(
         0, "edits in one pass; 0: the whole batch. Changes no result", low=0
     )
+    recompute: bool = _setting(
+        False, "compute activations again in the backward pass: less memory, more time"
+    )
     stop: Literal["converged", "epochs"] = _setting(
         "converged",
         "train until every edit is right, or a fixed number of epochs with a linearly falling rate",

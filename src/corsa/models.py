@@ -202,6 +202,43 @@ class BaseModel:
         finally:
             self._set_active(before)
 
+    @contextmanager
+    def recomputing(self, *, on: bool) -> Iterator[None]:
+        """Inside the block activations are computed again in the backward pass instead of kept.
+
+        Args:
+            on: whether to do so at all.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            ModelError: if the model cannot do it.
+        """
+        if not on:
+            yield
+            return
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        layers = [m for m in self.hf.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not layers:
+            raise ModelError(f"{self.source.name} cannot recompute: say recompute=false")
+        rule = self.forward.rule
+        # Blocks are known while a pass lasts; a layer that runs again later needs the mask.
+        self.forward.rule = rule._replace(by_blocks=False)
+        # transformers renamed it in the course of version 5.
+        name = "activation" if hasattr(self.hf, "activation_checkpointing_enable") else "gradient"
+        getattr(self.hf, f"{name}_checkpointing_enable")({"use_reentrant": False})
+        try:
+            for layer in layers:
+                layer.training = True  # it asks; what is inside it stays in eval mode
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+            getattr(self.hf, f"{name}_checkpointing_disable")()
+            self.forward.rule = rule
+
     def _attach(self, name: str, lora: Any) -> None:
         from peft import get_peft_model
 

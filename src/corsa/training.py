@@ -175,7 +175,8 @@ class RoundTrainer:
         own, joined = self._batch(position.step)
         batch = [self.examples[i] for i in own]
         rate = self._learning_rate(position.step)
-        with torch.random.fork_rng(), self.adapter.dropout():
+        again = self.adapter.base.recomputing(on=self.config.recompute)
+        with torch.random.fork_rng(), self.adapter.dropout(), again:
             torch.manual_seed(self.config.seed + position.step)
             result = corsa_step(
                 self.adapter.base.forward, self.params, batch, self.config, joined, self.followed
