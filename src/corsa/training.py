@@ -98,6 +98,7 @@ class RoundTrainer:
         )
         self.position = Position(right=[False] * len(self.examples))
         self.followed: Gradient | None = None
+        self._looked: tuple[int, bool] | None = None
         self.steps_per_epoch = math.ceil(len(self.examples) / config.batch_size)
         self.cap = (
             config.epochs * self.steps_per_epoch
@@ -121,8 +122,7 @@ class RoundTrainer:
         while not self._finished():
             on_step(self._step())
             checkpoint()
-        right = [score.right for score in self._measure(range(len(self.examples)))]
-        return Outcome(self.position.step, all(right), self.position)
+        return Outcome(self.position.step, self._all_right(), self.position)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a checkpoint needs.
@@ -156,6 +156,7 @@ class RoundTrainer:
                     placed = value if key == "step" else value.to(param.device)
                     self.optimizer.state[param][key] = placed.clone()
         self.position = Position(**position)
+        self._looked = None
 
     def _finished(self) -> bool:
         position, config = self.position, self.config
@@ -165,10 +166,17 @@ class RoundTrainer:
             return False
         if position.step < position.decay_from + config.decay_steps:
             return False
-        if all(score.right for score in self._measure(range(len(self.examples)))):
+        if self._all_right():
             return True
         position.decay_from = None  # the last steps undid something: learn on
         return False
+
+    def _all_right(self) -> bool:
+        """Whether every answer is right at the weights as they are; looked at once for each step."""
+        if self._looked is None or self._looked[0] != self.position.step:
+            scores = self._measure(range(len(self.examples)))
+            self._looked = self.position.step, all(score.right for score in scores)
+        return self._looked[1]
 
     def _step(self) -> StepEvent:
         position = self.position
