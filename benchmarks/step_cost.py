@@ -377,6 +377,8 @@ def measure(contenders: Sequence[Contender], case: Case, turns: int) -> list[dic
             "name": contender.name,
             "dtype": case.dtype,
             "batch": len(case.examples),
+            "turns": turns,
+            "threads": torch.get_num_threads(),
             "losses": bill.losses,
             "tokens_forward": bill.tokens_forward,
             "tokens_backward": bill.tokens_backward,
@@ -497,7 +499,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[c.name for c in CONTENDERS])
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="rows are added to what is in it")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -508,7 +510,6 @@ def main() -> None:
         print(peak_bytes(chosen[0], Case(options.dtype[0], examples)))
         return
     rows: list[dict[str, Any]] = []
-    report = {"protocol": protocol(options), "rows": rows}
     for batch in options.batch:
         for dtype in options.dtype:
             case = Case(dtype, examples_of(records[:batch], dtype))
@@ -517,14 +518,28 @@ def main() -> None:
                     row["peak_bytes"] = in_its_own_process(row["name"], dtype, batch, options)
                 print(json.dumps(row), flush=True)
                 rows.append(row)
-            if options.json:
-                options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+            keep(rows, options)
     if options.sweep:
         rows += sweep(records, options.sweep)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    report = keep(rows, options)
     if options.plot:
         plot(report, options.plot)
+
+
+def keep(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """All rows so far, written to the file; of a row that is there already the new one counts."""
+    path, before = options.json, []
+    if path and path.exists():
+        before = json.loads(path.read_text("utf-8"))["rows"]
+    merged = {_key(row): row for row in [*before, *rows]}
+    report = {"protocol": protocol(options), "rows": list(merged.values())}
+    if path:
+        path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    return report
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("name", "dtype", "batch", "over", "value"))
 
 
 def protocol(options: argparse.Namespace) -> dict[str, Any]:
@@ -534,8 +549,6 @@ def protocol(options: argparse.Namespace) -> dict[str, Any]:
         "edits": f"CounterFact records from {options.skip}, y- = target_true",
         "adapter": "LoRA on all seven projections, rank 32, alpha 64, B moved a little",
         "optimiser": "AdamW, clipping at 1.0, in every step that is timed",
-        "turns": options.turns,
-        "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
 

@@ -84,7 +84,10 @@ def _tree_attention(
         )
         outputs.append(causal[0])
     if blocks.nodes.numel():
-        outputs.append(_in_blocks(q * scale, k, v, blocks))
+        # Scores rounded to a narrow type cost more accuracy than all else, and products are few.
+        wide = torch.promote_types(q.dtype, torch.float32)
+        out = _in_blocks(q.to(wide) * scale, k.to(wide), v.to(wide), blocks)
+        outputs.append(out.to(q.dtype))
     return torch.cat(outputs, 1).transpose(0, 1)[None], None
 
 
@@ -105,9 +108,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
     own = own.view(kept, count, groups * size, size)
     shared = asked.flatten(1, 2) @ k[:, : blocks.trunk].transpose(1, 2)
     scores = torch.cat([shared.view(kept, count, groups * size, blocks.trunk), own], -1)
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    weights = scores.softmax(-1, dtype=wide).to(v.dtype)
-    of_trunk, of_own = torch.split(weights, [blocks.trunk, size], -1)
+    of_trunk, of_own = torch.split(scores.softmax(-1), [blocks.trunk, size], -1)
     out = torch.bmm(of_own.flatten(0, 1), own_values).view(kept, count * groups * size, width)
     out = out + of_trunk.flatten(1, 2) @ v[:, : blocks.trunk]
     out = out.view(kept, count, groups, size, width).transpose(1, 2)
