@@ -181,20 +181,6 @@ def first_tokens(reply: Reply) -> tuple[int, ...]:
     return reply.tokens[:AGREEMENT_TOKENS]
 
 
-def agreement(replies: Sequence[Reply], others: Sequence[Reply]) -> float | None:
-    """Share of replies whose first 5 tokens are equal.
-
-    Args:
-        replies: of one model.
-        others: of another, to the same prompts.
-
-    Returns:
-        The share; `None` of nothing.
-    """
-    same = [first_tokens(a) == first_tokens(b) for a, b in zip(replies, others, strict=True)]
-    return sum(same) / len(same) if same else None
-
-
 def _add_margins(
     scores: list[Score], updated: Answerer, base: Answerer, system: str | None
 ) -> None:

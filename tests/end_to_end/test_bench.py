@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from corsa import Store, cli
+from corsa import Store, cli, floors
 from corsa.answerers import ModelAnswerer
 from corsa.bench import extras
 from corsa.errors import TrainingError
@@ -219,6 +219,32 @@ def test_no_model_is_asked_the_same_question_twice(bench, tmp_path, monkeypatch)
     assert len(of_base) == len(set(of_base))  # two methods, one base model
     edited = [question for question in asked if question[0] == "round"]
     assert len(edited) == 2 * len(set(edited)) == 2 * 2 * 2 * 4  # methods, seeds, edits, probes
+
+
+def test_the_model_is_loaded_in_another_precision_once(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORSA_CACHE", str(tmp_path / "cache"))
+    asked, load, answers = [], floors.load_source, ModelAnswerer.answers
+    loaded = []
+
+    def counted(*args, **keywords):
+        loaded.append(load(*args, **keywords))
+        return loaded[-1]
+
+    def spy(self, prompts, *rest, **keywords):
+        asked.extend(prompts if self.base in loaded else [])
+        return answers(self, prompts, *rest, **keywords)
+
+    monkeypatch.setattr(floors, "load_source", counted)
+    monkeypatch.setattr(ModelAnswerer, "answers", spy)
+    code, text, err = bench(tmp_path / "out", "--set", "drift=true", "--json")
+    assert code == 0, err
+    assert len(loaded) == 1  # for two methods, two seeds and two rounds
+    assert len(asked) == len(set(asked))
+    assert len(asked) > 90  # the packaged questions and the neighbours
+    found = json.loads(text)["methods"]
+    for name in ("locality.agreement_floor", "drift.agreement_floor"):
+        assert found["lora"][name] == found["in-context"][name]
+        assert all(0 <= share <= 1 for share in found["lora"][name]["per_seed"])
 
 
 def test_the_table_is_shown_without_json(bench, finished):

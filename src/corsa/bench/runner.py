@@ -32,8 +32,9 @@ from corsa.bench.tables import report, write_tables
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
-from corsa.evaluation import REPLY_TOKENS
+from corsa.evaluation import REPLY_TOKENS, drift_questions
 from corsa.files import remove_folder, seal, unseal, write_atomically
+from corsa.floors import agreement_floors
 from corsa.matching import contains
 from corsa.metrics import Number
 from corsa.optional import optional
@@ -222,8 +223,7 @@ class _Work:
         self._claim(draws.values())
         if not todo:
             return []
-        with self.home.opened(progress=self.progress, **self.benchmark.settings):
-            pass  # loaded once, here
+        self._ask_floors(draws.values())
         failures = []
         for contender, seed in todo:
             with schedule.run(contender.label, self.benchmark.rounds):
@@ -235,6 +235,17 @@ class _Work:
                     failures.append(f"{contender.label}, seed {seed}: {error}")
                     self.progress.say(f"failed: {failures[-1]}")
         return failures
+
+    def _ask_floors(self, draws: Iterable[Mapping[str, Any]]) -> None:
+        """Load the model, and ask for the floors of all runs at once what each would ask for its own."""
+        b = self.benchmark
+        groups = [
+            [probe.prompt for edit in _edits(drawn) for probe in edit.locality] for drawn in draws
+        ]
+        if any(contender.config(b.settings, 0).drift for contender in b.methods):
+            groups.append([question.prompt for question in drift_questions()])
+        with self.home.opened(progress=self.progress, **b.settings) as (model, base, _):
+            agreement_floors(model, base, groups, progress=self.progress)
 
     def _claim(self, draws: Iterable[Mapping[str, Any]]) -> None:
         """Note what is begun, once there is something to begin with."""
@@ -350,6 +361,12 @@ class _Work:
     def _names(self) -> list[tuple[str, int]]:
         methods, seeds = self.record["methods"], self.record["seeds"]
         return [(method["file_name"], seed) for method in methods for seed in seeds]
+
+
+def _edits(drawn: Mapping[str, Any]) -> Iterator[Edit]:
+    """The edits of all rounds of a draw."""
+    for records in drawn["rounds"]:
+        yield from map(Edit.from_record, records)
 
 
 def _with_neighbours(edit: Edit, count: int | None) -> Edit:
