@@ -626,7 +626,7 @@ def bench(
     if document["left_out"]:
         count = len(document["left_out"])
         what = "record or probe was" if count == 1 else "records or probes were"
-        click.echo(f"{count} {what} left out: {out / 'bench.json'} names each and why")
+        click.echo(f"{count} {what} left out: {out / 'report.json'} names each and why")
     click.echo(f"tables and every reply are in {out}, figures in {out / 'figures'}")
 
 

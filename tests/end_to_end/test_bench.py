@@ -454,6 +454,36 @@ def test_known_only_draws_what_the_base_model_says(tiny, tmp_path):
     assert "drawn under seed 0" in (out / "table.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("known", [(), ("--known-only",)], ids=["all", "known"])
+@pytest.mark.parametrize("field", ["prompt", "paraphrases", "locality", "portability"])
+def test_an_edit_too_long_for_the_model_is_left_out_by_name(tiny, tmp_path, field, known):
+    rows, long = facts(8), "Who? " * 250
+    for row in rows:
+        row["target_old"] = "" if known else row["target_old"]
+    if known:
+        store = Store.open(tmp_path / "store", tiny)
+        said = store.ask([row["prompt"] for row in rows], round=0, max_new_tokens=32)
+        for row, answer in zip(rows, said, strict=True):
+            row["target_old"] = (re.findall(r"[a-z0-9]+", normalise(answer.base)) or ["x"])[0]
+    for row in rows[:2]:
+        probe = [{"prompt": long + row["id"], "answer": "x"}]
+        new = {"prompt": long + row["id"], "paraphrases": [long + row["id"]]}.get(field, probe)
+        row[field] = new
+    path, out = tmp_path / "facts.json", tmp_path / "out"
+    path.write_text(json.dumps(rows), "utf-8")
+    words = ["--methods", "in-context", "--model", tiny, "--out", out, *SMALL, *known]
+    words += ["--seeds", "0", "--rounds", 1, "--edits", 3 if known else 6]
+    code, text, err = call("bench", "facts", "--data", path, "--json", *words)
+    assert code == 0, err
+    left_out = {entry["record"]: entry["why"] for entry in json.loads(text)["left_out"]}
+    drawn = unseal(out / "draws" / "seed0.json")["rounds"][0]
+    assert not {record["id"] for record in drawn} & {"f0", "f1"}
+    if not known:
+        assert left_out.keys() == {"edit f0", "edit f1"}
+        assert "reads 1024" in left_out["edit f0"]
+        assert "edit f0" in (out / "table.md").read_text("utf-8")
+
+
 # --- Extra measures -------------------------------------------------------------------------------
 
 

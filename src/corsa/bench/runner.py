@@ -32,7 +32,7 @@ from corsa.bench.tables import report, write_tables
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
-from corsa.evaluation import REPLY_TOKENS, drift_questions
+from corsa.evaluation import REPLY_TOKENS, drift_questions, too_long
 from corsa.files import remove_folder, seal, unseal, write_atomically
 from corsa.floors import agreement_floors
 from corsa.matching import contains
@@ -45,6 +45,8 @@ from corsa.store import Store
 from corsa.validation import short
 
 _RECORD = "bench.json"
+# What a run tells of its draw.
+_OF_DRAWS = ("drawn", "kept", "warnings", "left_out")
 
 
 @dataclass(frozen=True)
@@ -275,21 +277,33 @@ class _Work:
         if path.exists():
             return unseal(path)
         edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
-        return draw(edits, seed, b.rounds, b.edits, self._knows if b.known_only else None)
+        knows = self._knows if b.known_only else None
+        return draw(edits, seed, b.rounds, b.edits, knows, self._too_long)
+
+    def _too_long(self, edits: Sequence[Edit]) -> dict[str, str]:
+        """The edits that the model cannot read with their probes, by id, and why."""
+        with self.home.opened(progress=self.progress, **self.benchmark.settings) as (model, *_):
+            return {edit.id: why for edit, why in too_long(model, edits)}
 
     def _knows(self, edits: Sequence[Edit]) -> list[bool]:
-        """Whether the base model gives the old answer of each edit."""
+        """Whether the base model gives the old answer of each edit, or may: it cannot read it."""
+        unread = self._too_long(edits)
+        asked = [edit for edit in edits if edit.id not in unread]
+        if not asked:
+            return [True] * len(edits)
         answers = self.home.ask(
-            [edit.prompt for edit in edits],
+            [edit.prompt for edit in asked],
             round=0,
             max_new_tokens=REPLY_TOKENS,
             progress=self.progress,
             **self.benchmark.settings,
         )
-        return [
-            edit.target_old is not None and contains(answer.base, edit.target_old)
-            for edit, answer in zip(edits, answers, strict=True)
-        ]
+        known = {
+            edit.id
+            for edit, answer in zip(asked, answers, strict=True)
+            if edit.target_old is not None and contains(answer.base, edit.target_old)
+        }
+        return [edit.id in known or edit.id in unread for edit in edits]
 
     def _make_run(
         self,
@@ -313,7 +327,7 @@ class _Work:
             "method": contender.label,
             "seed": seed,
             "config": contender.config(b.settings, seed).to_dict(),
-            "draw": {key: drawn[key] for key in ("drawn", "kept", "warnings")},
+            "draw": {key: drawn[key] for key in _OF_DRAWS if key in drawn},
             **collect(store.ledger, multi_hop=DATASETS[b.dataset].multi_hop),
         }
         extra = self._extras(store, contender.config(b.settings, seed), schedule)
