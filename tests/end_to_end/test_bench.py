@@ -356,6 +356,31 @@ def test_an_interrupted_benchmark_goes_on_at_its_next_round(bench, tmp_path, mon
     assert not (out / "stores" / "lora-seed0").exists()  # a finished run's store goes
 
 
+def test_an_interrupted_benchmark_sums_up_its_finished_runs(bench, tmp_path, monkeypatch):
+    update = Store.update
+
+    def interrupted(self, *args, **keywords):
+        if keywords["method"] == "lora":
+            raise KeyboardInterrupt
+        return update(self, *args, **keywords)
+
+    out, words = tmp_path / "out", ("--seeds", "0", "--rounds", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "update", interrupted)
+        code, _, err = bench(out, *words, methods="in-context,lora")
+    assert code == 1
+    assert "interrupted: what is finished is in" in err
+    document = json.loads((out / "report.json").read_text("utf-8"))
+    assert list(document["methods"]) == ["in-context"]
+    assert document["unfinished"] == [{"method": "lora", "seed": 0}]
+    assert "**not finished**: lora under seed 0" in (out / "table.md").read_text("utf-8")
+    assert (out / "generations.jsonl").exists()
+    assert list((out / "figures").iterdir())
+    code, text, err = bench(out, *words, "--resume", "--json", methods="in-context,lora")
+    assert code == 0, err
+    assert list(json.loads(text)["methods"]) == ["in-context", "lora"]
+
+
 def test_a_label_with_brackets_is_shown_as_it_is(bench, tmp_path):
     code, text, err = bench(tmp_path, "--rounds", 1, "--seeds", 0, methods="in-context[rank=4]")
     assert code == 0, err

@@ -110,7 +110,7 @@ def run_benchmark(
 
     Raises:
         UsageError: if it cannot be meant like this, or is not what the folder was begun with.
-        Interrupted: on Ctrl-C; finished rounds are kept.
+        Interrupted: on Ctrl-C; finished rounds are kept, finished runs are summed up.
         CorsaError: if runs failed; the report was made of the others.
     """
     for library in ("scipy.stats", "matplotlib.figure"):
@@ -123,19 +123,20 @@ def run_benchmark(
     with _locked(out, resume=resume):
         try:
             work = _Work(benchmark, out, progress)
-            failures = work.make_runs(keep_stores=keep_stores)
+            try:
+                failures = work.make_runs(keep_stores=keep_stores)
+            except (KeyboardInterrupt, Interrupted):
+                work.sum_up()
+                raise Interrupted from None  # said below, as where this is interrupted, too
+            document = work.sum_up()
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted(
                 f"interrupted: what is finished is in {out}; the same command with --resume goes on"
             ) from None
-        progress.begin("writing tables and figures")
-        found, runs = work.results()
-        if not runs:
-            raise CorsaError(f"no run could be finished: {'; '.join(failures)}")
-        document = report(found, runs)
-        write_tables(out, document, runs, work.generations())
-        draw_figures(out / "figures", document, runs)
+    if document is None:
+        raise CorsaError(f"no run could be finished: {'; '.join(failures)}")
     if failures:
+        _, runs = work.results()
         raise CorsaError(
             f"{len(failures)} of {len(failures) + len(runs)} runs failed, the rest is summed up in "
             f"{out} and --resume tries them again: {'; '.join(failures)}"
@@ -352,6 +353,21 @@ class _Work:
                 finished = Finished(base, before, after, edits, config, progress, data)
                 found |= EXTRAS[name](finished)
         return found
+
+    def sum_up(self) -> dict[str, Any] | None:
+        """Write the report of all finished runs.
+
+        Returns:
+            The report; `None` if no run is finished.
+        """
+        found, runs = self.results()
+        if not runs:
+            return None
+        self.progress.begin("writing tables and figures")
+        document = report(found, runs)
+        write_tables(self.out, document, runs, self.generations())
+        draw_figures(self.out / "figures", document, runs)
+        return document
 
     def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What was asked for, and every finished run, method by method.
