@@ -1,6 +1,6 @@
 """What evaluation talks to: somebody who answers prompts, whatever is behind.
 
-A model with an adapter, the base model alone, or the base model with the edits in its prompt.
+A model with an adapter, the base model alone, or the base model told of the edits before it is asked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from corsa.chat import Exchange
+from corsa.chat import Exchange, History
 from corsa.forward import AnswerLogps
 from corsa.memory import remembered
 from corsa.models import BaseModel
@@ -21,6 +21,8 @@ from corsa.progress import Progress, Silent
 # Replies decoded at a time. On 2 cores 48 took 0.6 of the time of 16, and 96 no less than 48.
 _BATCH = {"cpu": 48}
 _BATCH_ELSEWHERE = 64
+# Tokens of all prompts decoded at a time: a row of the cache holds all of its conversation.
+_BATCH_TOKENS = 1 << 16
 
 
 class Reply(NamedTuple):
@@ -101,6 +103,17 @@ class ModelAnswerer:
         self.base = base
         self.adapter = adapter
 
+    def history(self, prompt: str) -> History:  # noqa: ARG002
+        """What was said before a question is asked: nothing, unless a subclass knows something.
+
+        Args:
+            prompt: the question.
+
+        Returns:
+            Earlier prompts and their answers.
+        """
+        return ()
+
     def answers(
         self,
         prompts: Sequence[str],
@@ -114,9 +127,11 @@ class ModelAnswerer:
             One reply per prompt.
         """
         progress = progress or Silent()
-        tokens = [self.base.chat.prompt_ids(prompt, system) for prompt in prompts]
+        tokens = [self._prompt_ids(prompt, system) for prompt in prompts]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        longest = max(map(len, tokens), default=1)
         size = _BATCH.get(self.base.device.type, _BATCH_ELSEWHERE)
+        size = max(1, min(size, _BATCH_TOKENS // longest))
         replies: dict[int, Reply] = {}
         with self.base.using(self.adapter):
             for start in range(0, len(order), size):
@@ -135,7 +150,10 @@ class ModelAnswerer:
             One per prompt.
         """
         pairs = zip(prompts, targets, strict=True)
-        exchanges = [self.base.chat.exchange(prompt, target, system) for prompt, target in pairs]
+        exchanges = [
+            self.base.chat.exchange(prompt, target, system, self.history(prompt))
+            for prompt, target in pairs
+        ]
         with self.base.using(self.adapter):
             return self.base.forward.score(exchanges)
 
@@ -149,7 +167,7 @@ class ModelAnswerer:
             One tensor per prompt.
         """
         exchanges = [
-            Exchange(self.base.chat.prompt_ids(prompt, system), tuple(reply))
+            Exchange(self._prompt_ids(prompt, system), tuple(reply))
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
         for start in range(0, len(exchanges), 16):
@@ -157,6 +175,9 @@ class ModelAnswerer:
                 parts = self.base.forward.logits(exchanges[start : start + 16])
             for logits in parts:
                 yield logits.float().log_softmax(-1)
+
+    def _prompt_ids(self, prompt: str, system: str | None) -> tuple[int, ...]:
+        return self.base.chat.prompt_ids(prompt, system, self.history(prompt))
 
     @torch.no_grad()
     def _decode(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
@@ -318,53 +339,25 @@ class RememberingAnswerer(ModelAnswerer):
         return replies
 
 
-class ContextAnswerer:
-    """The base model with changed facts written in front of every question: no weights change.
+class ContextAnswerer(ModelAnswerer):
+    """The base model told of changed facts before every question: no weights change.
 
     Args:
-        base: who answers.
+        base: the model.
         facts: pairs of a prompt and its new answer.
     """
 
-    def __init__(self, base: Answerer, facts: Sequence[tuple[str, str]]) -> None:
-        self.base = base
+    def __init__(self, base: BaseModel, facts: History) -> None:
+        super().__init__(base)
         self.facts = tuple(facts)
 
-    def answers(
-        self,
-        prompts: Sequence[str],
-        max_new_tokens: int,
-        system: str | None = None,
-        progress: Progress | None = None,
-    ) -> list[Reply]:
-        """See `Answerer`.
+    def history(self, prompt: str) -> History:  # noqa: ARG002
+        """All facts, whatever the question.
+
+        Args:
+            prompt: the question.
 
         Returns:
-            One reply per prompt.
+            Prompts and new answers.
         """
-        asked = [self._ask(prompt) for prompt in prompts]
-        return self.base.answers(asked, max_new_tokens, system, progress)
-
-    def logps(
-        self, prompts: Sequence[str], targets: Sequence[str], system: str | None = None
-    ) -> list[AnswerLogps]:
-        """See `Answerer`.
-
-        Returns:
-            One per prompt.
-        """
-        return self.base.logps([self._ask(prompt) for prompt in prompts], targets, system)
-
-    def distributions(
-        self, prompts: Sequence[str], replies: Sequence[Sequence[int]], system: str | None = None
-    ) -> Iterator[Tensor]:
-        """See `Answerer`.
-
-        Returns:
-            One tensor per prompt.
-        """
-        return self.base.distributions([self._ask(prompt) for prompt in prompts], replies, system)
-
-    def _ask(self, prompt: str) -> str:
-        facts = "\n".join(f"{question} {answer}" for question, answer in self.facts)
-        return f"Facts that hold now:\n{facts}\n\nUsing them where they apply, answer:\n{prompt}"
+        return self.facts

@@ -8,13 +8,16 @@ answer trained under other tokens than decoding will see is the classic silent f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from corsa.errors import TemplateError, UsageError
 from corsa.sentences import first_sentence
 
 Conversation = list[dict[str, str]]
+
+# What was said before in a conversation: prompts and their answers, the oldest first.
+History = Sequence[tuple[str, str]]
 
 
 class Exchange(NamedTuple):
@@ -29,7 +32,9 @@ class ChatFormat:
 
     With a chat template: the prompt as the user's turn, the bare answer as the assistant's, the
     template's own default system prompt unless another is given, thinking switched off where the
-    template can. Without: prompt, one space, answer, end-of-text, tokenised as one string.
+    template can. Without: prompt, one space, answer, end-of-text, tokenised as one string. What was
+    said before stands in front, a line for each prompt with its answer; end-of-text would end the
+    conversation.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -55,12 +60,15 @@ class ChatFormat:
         """SHA-256 of the chat template, part of every protocol; `None` without a template."""
         return None if self.template is None else hashlib.sha256(self.template.encode()).hexdigest()
 
-    def prompt_ids(self, prompt: str, system: str | None = None) -> tuple[int, ...]:
+    def prompt_ids(
+        self, prompt: str, system: str | None = None, history: History = ()
+    ) -> tuple[int, ...]:
         """Tokens up to where the answer begins.
 
         Args:
             prompt: the user's turn.
             system: a system prompt in place of the template's own.
+            history: earlier turns of the conversation.
 
         Returns:
             Token ids.
@@ -71,16 +79,19 @@ class ChatFormat:
         if self.template is None:
             if system is not None:
                 raise UsageError(f"{self.name} has no chat template: leave the system prompt out")
-            return self._encode(prompt.rstrip(), special=True)
-        return self._encode(self._render(_conversation(prompt, system), generation=True))
+            return self._encode(_lines(history) + prompt.rstrip(), special=True)
+        return self._encode(self._render(_conversation(prompt, system, history), generation=True))
 
-    def exchange(self, prompt: str, answer: str, system: str | None = None) -> Exchange:
+    def exchange(
+        self, prompt: str, answer: str, system: str | None = None, history: History = ()
+    ) -> Exchange:
         """Prompt and answer tokens, checked.
 
         Args:
             prompt: the user's turn.
             answer: the assistant's turn.
             system: a system prompt in place of the template's own.
+            history: earlier turns of the conversation.
 
         Returns:
             The exchange; its answer decodes to `answer` and then end-of-turn.
@@ -88,16 +99,17 @@ class ChatFormat:
         Raises:
             TemplateError: if the template writes the answer so that its tokens cannot be told apart.
         """
-        before = self.prompt_ids(prompt, system)
+        before = self.prompt_ids(prompt, system, history)
         if self.template is None:
             if (eos := self.tokenizer.eos_token) is None:
                 raise TemplateError(
                     f"{self.name} has neither a chat template nor an end-of-text token, so nothing "
                     "would end an answer: set one in its tokenizer_config.json"
                 )
-            whole = self._encode(f"{prompt.rstrip()} {answer}{eos}", special=True)
+            text = f"{_lines(history)}{prompt.rstrip()} {answer}{eos}"
+            whole = self._encode(text, special=True)
         else:
-            turns = [*_conversation(prompt, system), {"role": "assistant", "content": answer}]
+            turns = [*_conversation(prompt, system, history), _turn("assistant", answer)]
             whole = self._encode(self._render(turns, generation=False))
         common = next(
             (i for i, pair in enumerate(zip(before, whole, strict=False)) if pair[0] != pair[1]),
@@ -169,6 +181,16 @@ class ChatFormat:
         return text
 
 
-def _conversation(prompt: str, system: str | None) -> Conversation:
-    turns = [] if system is None else [{"role": "system", "content": system}]
-    return [*turns, {"role": "user", "content": prompt}]
+def _conversation(prompt: str, system: str | None, history: History) -> Conversation:
+    turns = [] if system is None else [_turn("system", system)]
+    for asked, answered in history:
+        turns += [_turn("user", asked), _turn("assistant", answered)]
+    return [*turns, _turn("user", prompt)]
+
+
+def _lines(history: History) -> str:
+    return "".join(f"{prompt.rstrip()} {answer}\n" for prompt, answer in history)
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}

@@ -168,7 +168,11 @@ def _print_settings(context: click.Context, _: click.Parameter, value: bool) -> 
     "--model", metavar="M", help="Hugging Face id, folder, .gguf file or smollm2 (default)"
 )
 @click.option("--revision", metavar="R", help="branch, tag or commit of a Hugging Face id")
-@click.option("--method", metavar="NAME", help="corsa (default), lora, sam, sft+dpo or in-context")
+@click.option(
+    "--method",
+    metavar="NAME",
+    help="corsa (default), lora, sam, sft+dpo, ft-l, in-context, retrieval",
+)
 @_settings_option
 @click.option("--dry-run", is_flag=True, help="say what would be done; write nothing")
 @click.option(
@@ -626,7 +630,7 @@ def bench(
     if document["left_out"]:
         count = len(document["left_out"])
         what = "record or probe was" if count == 1 else "records or probes were"
-        click.echo(f"{count} {what} left out: {out / 'bench.json'} names each and why")
+        click.echo(f"{count} {what} left out: {out / 'report.json'} names each and why")
     click.echo(f"tables and every reply are in {out}, figures in {out / 'figures'}")
 
 

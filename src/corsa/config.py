@@ -112,7 +112,7 @@ class Config:
     ft_bound: float = _setting(
         2e-2, "ft-l: how far a round may move any one weight of that matrix", low=0
     )
-    retrieved: int = _setting(4, "retrieval: how many facts stand in front of a question", low=1)
+    retrieved: int = _setting(4, "retrieval: how many facts are told before a question", low=1)
 
     learning_rate: float = _setting(5e-4, "AdamW's learning rate after warm-up", low=0)
     weight_decay: float = _setting(0.0, "AdamW's weight decay", low=0)

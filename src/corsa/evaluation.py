@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from corsa.answerers import Answerer, Reply
+from corsa.edits import Edit
 from corsa.matching import contains, exact, squad
 from corsa.metrics import Score
 from corsa.planning import PlannedEdit
@@ -80,6 +81,50 @@ def reply_length(base: Any, questions: Sequence[Question]) -> int:
     targets = {target for q in questions for target in (q.target_new, *q.answers) if target}
     longest = max((len(base.tokenizer(t)["input_ids"]) for t in targets), default=0)
     return max(REPLY_TOKENS, int(1.5 * longest))
+
+
+def reply_length_of(base: Any, edits: Sequence[Edit]) -> int:
+    """Where replies to some edits' prompts are cut.
+
+    Args:
+        base: a `BaseModel`, for its tokenizer.
+        edits: asked together.
+
+    Returns:
+        A number of tokens, as from `reply_length`.
+    """
+    targets = [Question(0, edit.id, "edit", edit.prompt, (edit.target_new,)) for edit in edits]
+    return reply_length(base, targets)
+
+
+def too_long(base: Any, edits: Sequence[Edit]) -> Iterator[tuple[Edit, str]]:
+    """Which of some edits' prompts the model cannot read with room for a reply.
+
+    Args:
+        base: a `BaseModel`.
+        edits: asked together: replies are cut where the longest target asks for it.
+
+    Yields:
+        The edit and what is too long, once for each prompt.
+    """
+    if (limit := base.context_length) is None:
+        return
+    length = reply_length_of(base, edits)
+    for edit in edits:
+        answers = (edit.target_new, *([edit.target_old] if edit.target_old else []))
+        asked = [("prompt", p, answers) for p in (edit.prompt, *edit.train_paraphrases)]
+        asked += [("keep prompt", p, ("",)) for p in edit.keep]
+        asked += [("probe", p, ("",)) for p in edit.paraphrases]
+        asked += [("probe", q.prompt, ("",)) for q in (*edit.locality, *edit.portability)]
+        for what, prompt, replies in asked:
+            room = max(len(base.tokenizer(reply)["input_ids"]) for reply in replies)
+            used = len(base.chat.prompt_ids(prompt)) + max(room, length)
+            if used > limit:
+                yield (
+                    edit,
+                    f"the {what} {prompt[:40]!r}… with room for a reply takes {used} tokens and "
+                    f"{base.source.name} reads {limit}",
+                )
 
 
 def measure(
@@ -179,20 +224,6 @@ def first_tokens(reply: Reply) -> tuple[int, ...]:
         The first 5, or fewer where the reply is shorter.
     """
     return reply.tokens[:AGREEMENT_TOKENS]
-
-
-def agreement(replies: Sequence[Reply], others: Sequence[Reply]) -> float | None:
-    """Share of replies whose first 5 tokens are equal.
-
-    Args:
-        replies: of one model.
-        others: of another, to the same prompts.
-
-    Returns:
-        The share; `None` of nothing.
-    """
-    same = [first_tokens(a) == first_tokens(b) for a, b in zip(replies, others, strict=True)]
-    return sum(same) / len(same) if same else None
 
 
 def _add_margins(

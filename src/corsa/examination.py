@@ -188,12 +188,10 @@ class Examiner:
         return known
 
     def _floors(self, scores: Scores, system: str | None) -> dict[str, float | None]:
-        near, drift = of_kind(scores, "locality"), of_kind(scores, "drift")
-        return {
-            "locality": floors.agreement_floor(self.model, self.base, near, system),
-            # The packaged questions come again with every round: their floor is remembered.
-            "drift": floors.agreement_floor(self.model, self.base, drift, system, keep=True),
-        }
+        kinds = ("locality", "drift")
+        prompts = [[score.prompt for score in of_kind(scores, kind)] for kind in kinds]
+        found = floors.agreement_floors(self.model, self.base, prompts, system, self.progress)
+        return dict(zip(kinds, found, strict=True))
 
 
 def round_metrics(

@@ -281,5 +281,8 @@ def _apart(logps: Tensor, others: Tensor) -> float:
 
     Single tokens far down in the tail differ by a nat between two right ways in a narrow type; what is
     masked wrongly changes all of a row.
+
+    Returns:
+        Nats.
     """
     return float((logps - others).abs().mean(-1).max())

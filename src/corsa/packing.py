@@ -187,13 +187,15 @@ def chunks(exchanges: Sequence[Exchange], max_tokens: int) -> Iterator[list[int]
 
     Args:
         exchanges: exchanges in any order; neighbours with one prompt share it.
-        max_tokens: nodes that a tree may have; a longer exchange gets a tree of its own.
+        max_tokens: nodes that a tree may have; a longer exchange gets a tree of its own, unless most
+            of it is what all exchanges begin with: that is read for as much again.
 
     Yields:
         Indices into `exchanges`, in order.
     """
     group: list[int] = []
     trie = _Trie(exchanges)
+    max_tokens = max(max_tokens, 2 * trie.trunk)
     for index, exchange in enumerate(exchanges):
         trie.insert(exchange)
         if group and len(trie.tokens) > max_tokens:

@@ -20,10 +20,11 @@ from corsa.edits import Edit
 from corsa.errors import BadEditsError, Fault, NotAcceptedError, UsageError
 from corsa.evaluation import (
     REPLY_TOKENS,
-    Question,
     drift_questions,
     questions_of,
     reply_length,
+    reply_length_of,
+    too_long,
 )
 from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
 from corsa.ledger import Ledger, Round
@@ -113,25 +114,8 @@ class Session:
         """
         for edit in edits:
             self.model.chat.exchange(edit.prompt, edit.target_new)  # raises what a template refuses
-        limit = self.model.context_length
-        if limit is None:
-            return
-        length, faults = self._reply_length(edits), []
-        for edit in edits:
-            answers = (edit.target_new, *([edit.target_old] if edit.target_old else []))
-            asked = [("prompt", p, answers) for p in (edit.prompt, *edit.train_paraphrases)]
-            asked += [("keep prompt", p, ("",)) for p in edit.keep]
-            asked += [("probe", q.prompt, ("",)) for q in _probes(edit)]
-            for what, prompt, replies in asked:
-                room = max(len(self.model.tokenizer(reply)["input_ids"]) for reply in replies)
-                used = len(self.model.chat.prompt_ids(prompt)) + max(room, length)
-                if used > limit:
-                    text = (
-                        f"the {what} {prompt[:40]!r}… with room for a reply takes {used} tokens and "
-                        f"{self.model.source.name} reads {limit}: shorten it"
-                    )
-                    faults.append(Fault(f"edit {edit.id}", text))
-        if faults:
+        long = too_long(self.model, edits)
+        if faults := [Fault(f"edit {edit.id}", f"{what}: shorten it") for edit, what in long]:
             raise BadEditsError(faults)
 
     def check_prompts(self, prompts: Sequence[str], room: int, system: str | None) -> None:
@@ -227,7 +211,7 @@ class Session:
         self.progress.begin("asking what the model says today", len(edits))
         with self.current() as answerer:
             prompts = [edit.prompt for edit in edits]
-            length = self._reply_length(edits)
+            length = reply_length_of(self.model, edits)
             replies = answerer.answers(prompts, length, progress=self.progress)
         return [
             plan_edit(
@@ -239,11 +223,6 @@ class Session:
             )
             for edit, reply in zip(edits, replies, strict=True)
         ]
-
-    def _reply_length(self, edits: Sequence[Edit]) -> int:
-        """Where replies about these edits are cut, as when they are measured."""
-        targets = [Question(0, edit.id, "edit", edit.prompt, (edit.target_new,)) for edit in edits]
-        return reply_length(self.model, targets)
 
     def estimate(self, plan: Sequence[PlannedEdit]) -> float:
         """Seconds that a round would take, from the tokens it moves and this machine's speed today.
@@ -441,12 +420,6 @@ class Session:
 
 def _update(made: Round, warnings: tuple[str, ...], seconds: Mapping[str, float]) -> Update:
     return Update(made, made.metrics(), made.generations(), warnings, seconds)
-
-
-def _probes(edit: Edit) -> list[Any]:
-    from corsa.edits import Probe
-
-    return [*(Probe(prompt) for prompt in edit.paraphrases), *edit.locality, *edit.portability]
 
 
 def _loading(config: Config) -> tuple[str, ...]:

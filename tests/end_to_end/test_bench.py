@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from corsa import Store, cli
+from corsa import Store, cli, floors
 from corsa.answerers import ModelAnswerer
 from corsa.bench import extras
 from corsa.errors import TrainingError
@@ -221,6 +221,32 @@ def test_no_model_is_asked_the_same_question_twice(bench, tmp_path, monkeypatch)
     assert len(edited) == 2 * len(set(edited)) == 2 * 2 * 2 * 4  # methods, seeds, edits, probes
 
 
+def test_the_model_is_loaded_in_another_precision_once(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORSA_CACHE", str(tmp_path / "cache"))
+    asked, load, answers = [], floors.load_source, ModelAnswerer.answers
+    loaded = []
+
+    def counted(*args, **keywords):
+        loaded.append(load(*args, **keywords))
+        return loaded[-1]
+
+    def spy(self, prompts, *rest, **keywords):
+        asked.extend(prompts if self.base in loaded else [])
+        return answers(self, prompts, *rest, **keywords)
+
+    monkeypatch.setattr(floors, "load_source", counted)
+    monkeypatch.setattr(ModelAnswerer, "answers", spy)
+    code, text, err = bench(tmp_path / "out", "--set", "drift=true", "--json")
+    assert code == 0, err
+    assert len(loaded) == 1  # for two methods, two seeds and two rounds
+    assert len(asked) == len(set(asked))
+    assert len(asked) > 90  # the packaged questions and the neighbours
+    found = json.loads(text)["methods"]
+    for name in ("locality.agreement_floor", "drift.agreement_floor"):
+        assert found["lora"][name] == found["in-context"][name]
+        assert all(0 <= share <= 1 for share in found["lora"][name]["per_seed"])
+
+
 def test_the_table_is_shown_without_json(bench, finished):
     code, text, err = bench(finished[0], "--resume")
     assert code == 0, err
@@ -330,6 +356,31 @@ def test_an_interrupted_benchmark_goes_on_at_its_next_round(bench, tmp_path, mon
     assert not (out / "stores" / "lora-seed0").exists()  # a finished run's store goes
 
 
+def test_an_interrupted_benchmark_sums_up_its_finished_runs(bench, tmp_path, monkeypatch):
+    update = Store.update
+
+    def interrupted(self, *args, **keywords):
+        if keywords["method"] == "lora":
+            raise KeyboardInterrupt
+        return update(self, *args, **keywords)
+
+    out, words = tmp_path / "out", ("--seeds", "0", "--rounds", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "update", interrupted)
+        code, _, err = bench(out, *words, methods="in-context,lora")
+    assert code == 1
+    assert "interrupted: what is finished is in" in err
+    document = json.loads((out / "report.json").read_text("utf-8"))
+    assert list(document["methods"]) == ["in-context"]
+    assert document["unfinished"] == [{"method": "lora", "seed": 0}]
+    assert "**not finished**: lora under seed 0" in (out / "table.md").read_text("utf-8")
+    assert (out / "generations.jsonl").exists()
+    assert list((out / "figures").iterdir())
+    code, text, err = bench(out, *words, "--resume", "--json", methods="in-context,lora")
+    assert code == 0, err
+    assert list(json.loads(text)["methods"]) == ["in-context", "lora"]
+
+
 def test_a_label_with_brackets_is_shown_as_it_is(bench, tmp_path):
     code, text, err = bench(tmp_path, "--rounds", 1, "--seeds", 0, methods="in-context[rank=4]")
     assert code == 0, err
@@ -426,6 +477,36 @@ def test_known_only_draws_what_the_base_model_says(tiny, tmp_path):
     drawn = unseal(out / "draws" / "seed0.json")["rounds"]
     assert {r["id"] for edits in drawn for r in edits} <= {f"f{n}" for n in known}
     assert "drawn under seed 0" in (out / "table.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("known", [(), ("--known-only",)], ids=["all", "known"])
+@pytest.mark.parametrize("field", ["prompt", "paraphrases", "locality", "portability"])
+def test_an_edit_too_long_for_the_model_is_left_out_by_name(tiny, tmp_path, field, known):
+    rows, long = facts(8), "Who? " * 250
+    for row in rows:
+        row["target_old"] = "" if known else row["target_old"]
+    if known:
+        store = Store.open(tmp_path / "store", tiny)
+        said = store.ask([row["prompt"] for row in rows], round=0, max_new_tokens=32)
+        for row, answer in zip(rows, said, strict=True):
+            row["target_old"] = (re.findall(r"[a-z0-9]+", normalise(answer.base)) or ["x"])[0]
+    for row in rows[:2]:
+        probe = [{"prompt": long + row["id"], "answer": "x"}]
+        new = {"prompt": long + row["id"], "paraphrases": [long + row["id"]]}.get(field, probe)
+        row[field] = new
+    path, out = tmp_path / "facts.json", tmp_path / "out"
+    path.write_text(json.dumps(rows), "utf-8")
+    words = ["--methods", "in-context", "--model", tiny, "--out", out, *SMALL, *known]
+    words += ["--seeds", "0", "--rounds", 1, "--edits", 3 if known else 6]
+    code, text, err = call("bench", "facts", "--data", path, "--json", *words)
+    assert code == 0, err
+    left_out = {entry["record"]: entry["why"] for entry in json.loads(text)["left_out"]}
+    drawn = unseal(out / "draws" / "seed0.json")["rounds"][0]
+    assert not {record["id"] for record in drawn} & {"f0", "f1"}
+    if not known:
+        assert left_out.keys() == {"edit f0", "edit f1"}
+        assert "reads 1024" in left_out["edit f0"]
+        assert "edit f0" in (out / "table.md").read_text("utf-8")
 
 
 # --- Extra measures -------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 import pytest
 
 from corsa import Store, cli
+from corsa.config import METHODS
 from fakes import save_tiny
 
 CORSA = [sys.executable, "-c", "from corsa.cli import main; main()"]
@@ -102,6 +104,12 @@ def test_every_command_explains_itself_with_an_example(run, command):
         assert "Example:" in out
         assert f"corsa {command}" in out.partition("Example:")[2]
         assert "--json" in out
+
+
+def test_the_help_of_update_names_every_method(run):
+    _, out, _ = run("update", "--help")
+    about = out.split("--method", 1)[1].split("--set", 1)[0]
+    assert set(METHODS) <= set(re.findall(r"[\w+-]+", about))
 
 
 def test_corsa_alone_lists_the_commands(run):

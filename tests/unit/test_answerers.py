@@ -277,46 +277,74 @@ def test_progress_is_told_of_every_prompt():
 # --- In context -------------------------------------------------------------------------------
 
 
-class Recording:
-    """Takes down what it is asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def answers(self, prompts, max_new_tokens, system=None, progress=None):
-        self.asked += prompts
-        return [(max_new_tokens, system, progress)] * len(prompts)
-
-    def logps(self, prompts, targets, system=None):
-        self.asked += prompts
-        return [(target, system) for target in targets]
-
-    def distributions(self, prompts, replies, system=None):
-        self.asked += prompts
-        return iter([(reply, system) for reply in replies])
+FACTS = [("Capital of France?", "Lyon"), ("Who?", "Ada"), ("Where is X?", "Rome, they say")]
 
 
-def test_facts_stand_in_front_of_every_question():
-    behind = Recording()
-    answerer = ContextAnswerer(behind, [("Capital of France?", "Lyon"), ("Who?", "Ada")])
-    progress = Silent()
-    assert (
-        answerer.answers(["One?", "Two?"], 7, "Be brief.", progress)
-        == [(7, "Be brief.", progress)] * 2
-    )
-    assert answerer.logps(["One?"], ["x"], "s") == [("x", "s")]
-    assert list(answerer.distributions(["Two?"], [(1, 2)], "s")) == [((1, 2), "s")]
-    questions = ["One?", "Two?", "One?", "Two?"]
-    for asked, question in zip(behind.asked, questions, strict=True):
-        assert asked.endswith(f"\n{question}")
-        assert asked.count("Capital of France? Lyon\n") == asked.count("Who? Ada\n") == 1
-    assert behind.asked[:2] == behind.asked[2:]
+@pytest.mark.parametrize("template", [CHATML, None], ids=["chatml", "none"])
+def test_facts_are_earlier_turns_of_every_question(template):
+    base = base_model(template=template, dtype=torch.float64)
+    told, alone = ContextAnswerer(base, FACTS), ModelAnswerer(base)
+    system = None if template is None else "Be brief."
+    replies = told.answers(PROMPTS, 6, system)
+    logps = told.logps(PROMPTS, ["Ada"] * len(PROMPTS), system)
+    tables = told.distributions(PROMPTS, [(65, 66)] * len(PROMPTS), system)
+    for prompt, reply, scored, table in zip(PROMPTS, replies, logps, tables, strict=True):
+        before = list(base.chat.prompt_ids(prompt, system, FACTS))
+        wanted = list(base.chat.exchange(prompt, "Ada", system, FACTS).answer)
+        with torch.no_grad():
+            for token in reply.tokens:
+                rows = base.hf(input_ids=torch.tensor([before])).logits[0]
+                assert int(rows[-1].argmax()) == token
+                before.append(token)
+            before = before[: -len(reply.tokens)]
+            rows = base.hf(input_ids=torch.tensor([[*before, *wanted, 65]])).logits[0]
+        rows = rows[len(before) - 1 :].log_softmax(-1).float()
+        expected = [rows[i, token].item() for i, token in enumerate(wanted)]
+        assert scored.tokens.tolist() == pytest.approx(expected, abs=1e-5)
+        torch.testing.assert_close(table[0], rows[0], rtol=0, atol=1e-5)
+    assert replies != alone.answers(PROMPTS, 6, system)
 
 
-def test_in_context_answers_are_the_base_models_to_the_longer_prompt():
+def test_all_facts_are_read_once_for_a_batch(monkeypatch):
     base = base_model(template=CHATML)
-    answerer = ContextAnswerer(RememberingAnswerer(base), [("Who?", "Ada")])
-    (found,) = answerer.answers(["Who?"], 5)
-    (wanted,) = ModelAnswerer(base).answers([answerer._ask("Who?")], 5)
-    assert found == wanted
-    assert found != ModelAnswerer(base).answers(["Who?"], 5)[0]
+    read, forward = [], base.hf.forward
+
+    def counted(*args, input_ids, **kwargs):
+        read.append(tuple(input_ids.shape))
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(base.hf, "forward", counted)
+    questions = [f"{n}?" for n in range(8)]
+    ContextAnswerer(base, FACTS).answers(questions, 1)
+    (rows, shared), (batch, own) = read
+    assert (rows, batch) == (1, 8)
+    behind = ["<|im_end|>", "\n", "<|im_start|>", *"assistant\n"]  # where every question differs
+    assert shared == len(base.chat.prompt_ids("", history=FACTS)) - len(behind)
+    assert shared + own == len(base.chat.prompt_ids("0?", history=FACTS))
+    read.clear()
+    ContextAnswerer(base, FACTS).logps(questions, ["Ada"] * 8)
+    ((trees, nodes),) = read
+    assert (trees, nodes) == (1, shared + 8 * (own + 3))
+
+
+def test_long_conversations_are_decoded_fewer_at_a_time(monkeypatch):
+    base = base_model(template=CHATML)
+    told, sizes, decode = ContextAnswerer(base, FACTS), [], ModelAnswerer._decode
+    wanted = told.answers(PROMPTS, 3)
+
+    def counted(self, prompts, max_new_tokens):
+        sizes.append(len(prompts))
+        return decode(self, prompts, max_new_tokens)
+
+    monkeypatch.setattr(ModelAnswerer, "_decode", counted)
+    longest = max(len(base.chat.prompt_ids(prompt, history=FACTS)) for prompt in PROMPTS)
+    for tokens, expected in ((2 * longest, [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr("corsa.answerers._BATCH_TOKENS", tokens)
+        assert told.answers(PROMPTS, 3) == wanted
+        assert sizes == expected
+        sizes.clear()
+
+
+def test_without_facts_everything_is_as_without_a_context():
+    base = base_model(template=CHATML)
+    assert ContextAnswerer(base, []).answers(PROMPTS, 5) == ModelAnswerer(base).answers(PROMPTS, 5)

@@ -88,6 +88,63 @@ def test_stop_ids_are_the_models_and_the_tokenizers_and_the_templates():
     assert chat.stop_ids == tuple(sorted(SPECIAL_IDS[name] for name in names))
 
 
+# --- Earlier turns ----------------------------------------------------------------------------
+
+HISTORY = [("Capital?", "Lyon"), ("Sea? ", "Red")]
+WITH_HISTORY = {
+    "chatml": "<|im_start|>system\nYou are a tiny model.<|im_end|>\n"
+    "<|im_start|>user\nCapital?<|im_end|>\n<|im_start|>assistant\nLyon<|im_end|>\n"
+    "<|im_start|>user\nSea? <|im_end|>\n<|im_start|>assistant\nRed<|im_end|>\n"
+    "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n",
+    "llama3": "<|begin_of_text|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nCapital?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nLyon<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nSea?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nRed<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nWho?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "qwen3": "<|im_start|>user\nCapital?<|im_end|>\n<|im_start|>assistant\nLyon<|im_end|>\n"
+    "<|im_start|>user\nSea? <|im_end|>\n<|im_start|>assistant\nRed<|im_end|>\n"
+    "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "gemma": "<bos><start_of_turn>user\nCapital?<end_of_turn>\n"
+    "<start_of_turn>model\nLyon<end_of_turn>\n<start_of_turn>user\nSea?<end_of_turn>\n"
+    "<start_of_turn>model\nRed<end_of_turn>\n<start_of_turn>user\nWho?<end_of_turn>\n"
+    "<start_of_turn>model\n",
+    "none": "Capital? Lyon\nSea? Red\nWho?",
+}
+
+
+def test_earlier_turns_are_written_as_the_template_says(named):
+    name, chat = named
+    assert chat.tokenizer.decode(chat.prompt_ids("Who?", history=HISTORY)) == WITH_HISTORY[name]
+
+
+def test_earlier_turns_token_by_token():
+    def text(words):
+        return list(words.encode())
+
+    start, end = SPECIAL_IDS["<|im_start|>"], SPECIAL_IDS["<|im_end|>"]
+    turn = [
+        *(start, *text("system\nBe brief."), end, *text("\n")),
+        *(start, *text("user\nCapital?"), end, *text("\n")),
+        *(start, *text("assistant\nLyon"), end, *text("\n")),
+        *(start, *text("user\nWho?"), end, *text("\n")),
+        *(start, *text("assistant\n")),
+    ]
+    found = chat_format(CHATML).exchange("Who?", "Ada", "Be brief.", HISTORY[:1])
+    assert list(found.prompt) == turn
+    assert list(found.answer) == [*text("Ada"), end]
+    assert found.prompt == chat_format(CHATML).prompt_ids("Who?", "Be brief.", HISTORY[:1])
+
+
+def test_the_answer_is_the_same_whatever_was_said_before(named):
+    _, chat = named
+    found = chat.exchange("Who?", "Ada", history=HISTORY)
+    assert found.answer == chat.exchange("Who?", "Ada").answer
+    assert found.prompt == chat.prompt_ids("Who?", history=HISTORY)
+    assert chat.prompt_ids("Who?", history=[]) == chat.prompt_ids("Who?")
+
+
 # --- System prompts ---------------------------------------------------------------------------
 
 

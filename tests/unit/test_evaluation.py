@@ -10,7 +10,6 @@ from corsa.demo import demo_rounds
 from corsa.edits import Edit, Probe
 from corsa.evaluation import (
     Question,
-    agreement,
     drift_questions,
     first_tokens,
     measure,
@@ -181,13 +180,6 @@ def test_agreement_with_the_round_before_is_measured_where_it_is_known():
     assert one(question, "abcdeX", previous=previous).previous_agrees is True
     assert one(question, "abcdX", previous=previous).previous_agrees is False
     assert one(question, "abcdX").previous_agrees is None
-
-
-def test_agreement_of_two_models_is_a_share():
-    mine = [reply("abcdef"), reply("abc")]
-    assert agreement(mine, [reply("abcdeX"), reply("abd")]) == 0.5
-    assert agreement(mine, mine) == 1.0
-    assert agreement([], []) is None
 
 
 # --- Numbers from log-probabilities ---------------------------------------------------------------

@@ -151,6 +151,13 @@ def test_chunks_hold_everything_once_in_order_and_stay_small(limit):
         assert len(group) == 1 or len(build_tree([exchanges[i] for i in group]).tokens) <= limit
 
 
+def test_a_long_common_beginning_is_not_read_for_every_exchange_anew():
+    exchanges = [exchange("x" * 40 + str(i), "abc") for i in range(10)]
+    groups = list(chunks(exchanges, 20))
+    assert [len(group) for group in groups] == [10]
+    assert len(build_tree(exchanges).tokens) == 40 + 10 * 3
+
+
 def test_chunks_are_no_smaller_than_they_must_be():
     exchanges = all_exchanges()
     groups = list(chunks(exchanges, 60))

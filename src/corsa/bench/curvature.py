@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector
 
-from corsa.answerers import Answerer, ModelAnswerer
+from corsa.answerers import Answerer
 from corsa.bench.finished import Finished, Numbers
 from corsa.config import Config
 from corsa.forward import Forward
@@ -47,8 +47,7 @@ def curvature(finished: Finished) -> Numbers:
         adapter.
     """
     names = ("sharpness_sft", "sharpness", "hessian_top")
-    after, config = finished.after, finished.config
-    name = after.adapter if isinstance(after, ModelAnswerer) else None
+    name, config = finished.adapter, finished.config
     params = {} if name is None else Adapter(finished.base, name).params
     last = [edit for edit in finished.edits if edit.round == finished.edits[-1].round]
     if not params or not last:

@@ -6,7 +6,7 @@ further down the same order, and no library decides it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from corsa.edits import Edit
@@ -18,6 +18,7 @@ from corsa.readers import edits_from_records
 _BATCH = 64
 
 Knows = Callable[[Sequence[Edit]], Sequence[bool]]
+TooLong = Callable[[Sequence[Edit]], Mapping[str, str]]
 
 
 def shuffled(edits: Sequence[Edit], seed: int) -> list[Edit]:
@@ -34,7 +35,12 @@ def shuffled(edits: Sequence[Edit], seed: int) -> list[Edit]:
 
 
 def draw(
-    edits: Sequence[Edit], seed: int, rounds: int, per_round: int, knows: Knows | None = None
+    edits: Sequence[Edit],
+    seed: int,
+    rounds: int,
+    per_round: int,
+    knows: Knows | None = None,
+    too_long: TooLong | None = None,
 ) -> dict[str, Any]:
     """The edits of every round under a seed.
 
@@ -44,40 +50,52 @@ def draw(
         rounds: how many.
         per_round: edits of each.
         knows: whether the base model gives the old answer of some edits; only those are kept.
+        too_long: which of some edits the model cannot read, by id, and why; the next ones of the order
+            take their places.
 
     Returns:
-        Plain data: `rounds` as native records, how many were `drawn` and `kept`, and `warnings`
-        about probes left out because another edit of the draw changes their answer.
+        Plain data: `rounds` as native records, how many were `drawn` and `kept`, `warnings`
+        about probes left out because another edit of the draw changes their answer, and what is
+        `left_out` because it is too long.
 
     Raises:
         UsageError: if there are too few.
     """
     order, wanted = shuffled(edits, seed), rounds * per_round
-    chosen, drawn = (order[:wanted], wanted) if knows is None else _known(order, wanted, knows)
-    if len(chosen) < wanted:
-        which = " whose old answer the base model gives" if knows else ""
-        raise UsageError(
-            f"{rounds} rounds of {per_round} edits take {wanted}, and there are {len(chosen)}{which}: "
-            "ask for fewer, or widen --from and --to"
-        )
+    left_out: dict[str, str] = {}
+    while True:
+        rest = [edit for edit in order if edit.id not in left_out]
+        chosen = rest[:wanted] if knows is None else _known(rest, wanted, knows)
+        if len(chosen) < wanted:
+            which = " whose old answer the base model gives" if knows else ""
+            which += f", {len(left_out)} more are too long for it" if left_out else ""
+            raise UsageError(
+                f"{rounds} rounds of {per_round} edits take {wanted}, and there are "
+                f"{len(chosen)}{which}: ask for fewer, or widen --from and --to"
+            )
+        # All together: the longest target says how much room is left for every reply.
+        found = too_long(chosen) if too_long else {}
+        if not found:
+            break
+        left_out |= found
     reading = edits_from_records(chosen)
     records = [edit.to_record() for edit in reading.edits]
     return {
         "seed": seed,
-        "drawn": drawn,
+        "drawn": order.index(chosen[-1]) + 1,
         "kept": len(records),
         "warnings": list(reading.warnings),
+        "left_out": [{"record": f"edit {id}", "why": why} for id, why in left_out.items()],
         "rounds": [records[i : i + per_round] for i in range(0, wanted, per_round)],
     }
 
 
-def _known(order: Sequence[Edit], wanted: int, knows: Knows) -> tuple[list[Edit], int]:
-    """The first edits that are known, and how many were looked at to find them."""
+def _known(order: Sequence[Edit], wanted: int, knows: Knows) -> list[Edit]:
+    """The first edits that are known."""
     known: list[Edit] = []
     for start in range(0, len(order), _BATCH):
         batch = order[start : start + _BATCH]
-        for place, (edit, is_known) in enumerate(zip(batch, knows(batch), strict=True), start + 1):
-            known += [edit] if is_known else []
-            if len(known) == wanted:
-                return known, place
-    return known, len(order)
+        known += [edit for edit, is_known in zip(batch, knows(batch), strict=True) if is_known]
+        if len(known) >= wanted:
+            break
+    return known[:wanted]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corsa.answerers import Answerer
+from corsa.answerers import Answerer, ModelAnswerer
 from corsa.config import Config
 from corsa.metrics import Number
 from corsa.models import BaseModel
@@ -23,8 +23,7 @@ class Finished:
     Attributes:
         base: the model.
         before: who answers with the base model alone; it remembers what it answered.
-        after: who answers as edited. Of a trained method a `ModelAnswerer`, whose `adapter` names
-            what acts in `base`.
+        after: who answers as edited.
         edits: the edits that hold, oldest round first, y⁻ settled.
         config: the settings of the run.
         progress: told what goes on.
@@ -38,3 +37,8 @@ class Finished:
     config: Config
     progress: Progress
     data: Path | None = None
+
+    @property
+    def adapter(self) -> str | None:
+        """What acts in `base` as edited; `None` where the method changed no weights."""
+        return self.after.adapter if isinstance(self.after, ModelAnswerer) else None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corsa.answerers import Answerer, ModelAnswerer
+from corsa.answerers import Answerer
 from corsa.bench.finished import Finished, Numbers
 from corsa.bench.upstream import from_hub, rows
 from corsa.chat import Exchange
@@ -52,12 +52,12 @@ def wikitext(finished: Finished) -> Numbers:
         wikitext_ppl, wikitext_ppl_base, wikitext_ppl_ratio (edited / base) and wikitext_kl.
     """
     names = ("wikitext_ppl", "wikitext_ppl_base", "wikitext_ppl_ratio", "wikitext_kl")
-    if not isinstance(finished.after, ModelAnswerer):
+    if finished.adapter is None:
         return dict.fromkeys(names)
     count, nll, nll_base, divergence = 0, 0.0, 0.0, 0.0
     for window in _windows(finished.base, _wikitext(finished.data)):
         before = _predictions(finished.base, None, window)
-        after = _predictions(finished.base, finished.after.adapter, window)
+        after = _predictions(finished.base, finished.adapter, window)
         targets = torch.tensor(window.answer, device=after.device)[:, None]
         count += len(targets)
         nll_base -= float(before.gather(1, targets).double().sum())

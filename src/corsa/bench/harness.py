@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from corsa.answerers import ModelAnswerer
 from corsa.bench.finished import Finished, Numbers
 from corsa.errors import UsageError
 from corsa.optional import optional
@@ -29,7 +28,7 @@ def harness(finished: Finished) -> Numbers:
     Raises:
         UsageError: if the file of names cannot be read.
     """
-    if not isinstance(finished.after, ModelAnswerer):
+    if finished.adapter is None:
         return {}
     evaluate = optional("lm_eval", "lm-eval").simple_evaluate
     wrapper = optional("lm_eval.models.huggingface", "lm-eval").HFLM
@@ -40,7 +39,7 @@ def harness(finished: Finished) -> Numbers:
         except OSError as error:
             raise UsageError(f"{finished.data} cannot be read: {first_line(error)}") from error
     base = finished.base
-    with base.using(finished.after.adapter):
+    with base.using(finished.adapter):
         model = wrapper(pretrained=base.hf, tokenizer=base.tokenizer)
         results = evaluate(model=model, tasks=tasks, limit=LIMIT, bootstrap_iters=0)["results"]
     return {

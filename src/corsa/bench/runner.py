@@ -32,8 +32,9 @@ from corsa.bench.tables import report, write_tables
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
-from corsa.evaluation import REPLY_TOKENS
+from corsa.evaluation import REPLY_TOKENS, drift_questions, too_long
 from corsa.files import remove_folder, seal, unseal, write_atomically
+from corsa.floors import agreement_floors
 from corsa.matching import contains
 from corsa.metrics import Number
 from corsa.optional import optional
@@ -44,6 +45,8 @@ from corsa.store import Store
 from corsa.validation import short
 
 _RECORD = "bench.json"
+# What a run tells of its draw.
+_OF_DRAWS = ("drawn", "kept", "warnings", "left_out")
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def run_benchmark(
 
     Raises:
         UsageError: if it cannot be meant like this, or is not what the folder was begun with.
-        Interrupted: on Ctrl-C; finished rounds are kept.
+        Interrupted: on Ctrl-C; finished rounds are kept, finished runs are summed up.
         CorsaError: if runs failed; the report was made of the others.
     """
     for library in ("scipy.stats", "matplotlib.figure"):
@@ -120,19 +123,20 @@ def run_benchmark(
     with _locked(out, resume=resume):
         try:
             work = _Work(benchmark, out, progress)
-            failures = work.make_runs(keep_stores=keep_stores)
+            try:
+                failures = work.make_runs(keep_stores=keep_stores)
+            except (KeyboardInterrupt, Interrupted):
+                work.sum_up()
+                raise Interrupted from None  # said below, as where this is interrupted, too
+            document = work.sum_up()
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted(
                 f"interrupted: what is finished is in {out}; the same command with --resume goes on"
             ) from None
-        progress.begin("writing tables and figures")
-        found, runs = work.results()
-        if not runs:
-            raise CorsaError(f"no run could be finished: {'; '.join(failures)}")
-        document = report(found, runs)
-        write_tables(out, document, runs, work.generations())
-        draw_figures(out / "figures", document, runs)
+    if document is None:
+        raise CorsaError(f"no run could be finished: {'; '.join(failures)}")
     if failures:
+        _, runs = work.results()
         raise CorsaError(
             f"{len(failures)} of {len(failures) + len(runs)} runs failed, the rest is summed up in "
             f"{out} and --resume tries them again: {'; '.join(failures)}"
@@ -222,8 +226,7 @@ class _Work:
         self._claim(draws.values())
         if not todo:
             return []
-        with self.home.opened(progress=self.progress, **self.benchmark.settings):
-            pass  # loaded once, here
+        self._ask_floors(draws.values())
         failures = []
         for contender, seed in todo:
             with schedule.run(contender.label, self.benchmark.rounds):
@@ -235,6 +238,17 @@ class _Work:
                     failures.append(f"{contender.label}, seed {seed}: {error}")
                     self.progress.say(f"failed: {failures[-1]}")
         return failures
+
+    def _ask_floors(self, draws: Iterable[Mapping[str, Any]]) -> None:
+        """Load the model, and ask for the floors of all runs at once what each would ask for its own."""
+        b = self.benchmark
+        groups = [
+            [probe.prompt for edit in _edits(drawn) for probe in edit.locality] for drawn in draws
+        ]
+        if any(contender.config(b.settings, 0).drift for contender in b.methods):
+            groups.append([question.prompt for question in drift_questions()])
+        with self.home.opened(progress=self.progress, **b.settings) as (model, base, _):
+            agreement_floors(model, base, groups, progress=self.progress)
 
     def _claim(self, draws: Iterable[Mapping[str, Any]]) -> None:
         """Note what is begun, once there is something to begin with."""
@@ -264,21 +278,33 @@ class _Work:
         if path.exists():
             return unseal(path)
         edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
-        return draw(edits, seed, b.rounds, b.edits, self._knows if b.known_only else None)
+        knows = self._knows if b.known_only else None
+        return draw(edits, seed, b.rounds, b.edits, knows, self._too_long)
+
+    def _too_long(self, edits: Sequence[Edit]) -> dict[str, str]:
+        """The edits that the model cannot read with their probes, by id, and why."""
+        with self.home.opened(progress=self.progress, **self.benchmark.settings) as (model, *_):
+            return {edit.id: why for edit, why in too_long(model, edits)}
 
     def _knows(self, edits: Sequence[Edit]) -> list[bool]:
-        """Whether the base model gives the old answer of each edit."""
+        """Whether the base model gives the old answer of each edit, or may: it cannot read it."""
+        unread = self._too_long(edits)
+        asked = [edit for edit in edits if edit.id not in unread]
+        if not asked:
+            return [True] * len(edits)
         answers = self.home.ask(
-            [edit.prompt for edit in edits],
+            [edit.prompt for edit in asked],
             round=0,
             max_new_tokens=REPLY_TOKENS,
             progress=self.progress,
             **self.benchmark.settings,
         )
-        return [
-            edit.target_old is not None and contains(answer.base, edit.target_old)
-            for edit, answer in zip(edits, answers, strict=True)
-        ]
+        known = {
+            edit.id
+            for edit, answer in zip(asked, answers, strict=True)
+            if edit.target_old is not None and contains(answer.base, edit.target_old)
+        }
+        return [edit.id in known or edit.id in unread for edit in edits]
 
     def _make_run(
         self,
@@ -302,7 +328,7 @@ class _Work:
             "method": contender.label,
             "seed": seed,
             "config": contender.config(b.settings, seed).to_dict(),
-            "draw": {key: drawn[key] for key in ("drawn", "kept", "warnings")},
+            "draw": {key: drawn[key] for key in _OF_DRAWS if key in drawn},
             **collect(store.ledger, multi_hop=DATASETS[b.dataset].multi_hop),
         }
         extra = self._extras(store, contender.config(b.settings, seed), schedule)
@@ -328,6 +354,21 @@ class _Work:
                 found |= EXTRAS[name](finished)
         return found
 
+    def sum_up(self) -> dict[str, Any] | None:
+        """Write the report of all finished runs.
+
+        Returns:
+            The report; `None` if no run is finished.
+        """
+        found, runs = self.results()
+        if not runs:
+            return None
+        self.progress.begin("writing tables and figures")
+        document = report(found, runs)
+        write_tables(self.out, document, runs, self.generations())
+        draw_figures(self.out / "figures", document, runs)
+        return document
+
     def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What was asked for, and every finished run, method by method.
 
@@ -350,6 +391,12 @@ class _Work:
     def _names(self) -> list[tuple[str, int]]:
         methods, seeds = self.record["methods"], self.record["seeds"]
         return [(method["file_name"], seed) for method in methods for seed in seeds]
+
+
+def _edits(drawn: Mapping[str, Any]) -> Iterator[Edit]:
+    """The edits of all rounds of a draw."""
+    for records in drawn["rounds"]:
+        yield from map(Edit.from_record, records)
 
 
 def _with_neighbours(edit: Edit, count: int | None) -> Edit:

@@ -107,13 +107,20 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
             for seed in record["seeds"]
             if seed not in by_method.get(m["label"], {})
         ],
-        **{name: record[name] for name in ("known_only", "neighbours", "extras", "left_out")},
+        **{name: record[name] for name in ("known_only", "neighbours", "extras")},
+        "left_out": _left_out(record, runs),
         "extra_metrics": sorted({name for run in runs for name in run["extra"]}),
         "draws": {str(run["seed"]): run["draw"] for run in runs},
         "configs": {m["label"]: m["config"] for m in record["methods"] if m["label"] in methods},
         "methods": methods,
         "compared": list(_compared(by_method)),
     }
+
+
+def _left_out(record: Mapping[str, Any], runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Records that cannot be used at all, then edits that some seed would have drawn."""
+    drawn = [entry for run in runs for entry in run["draw"].get("left_out", ())]
+    return [*record["left_out"], *(e for i, e in enumerate(drawn) if e not in drawn[:i])]
 
 
 def _protocol(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -248,7 +255,7 @@ def _origin(document: Mapping[str, Any]) -> Iterator[str]:
     for entry in left_out[:_NAMED]:
         yield f"left out: {entry['record']}: {entry['why']}"
     if len(left_out) > _NAMED:
-        yield f"left out: {len(left_out) - _NAMED} more, all by name in bench.json"
+        yield f"left out: {len(left_out) - _NAMED} more, all by name in report.json"
 
 
 def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,8 @@
-"""The edits in the prompt: no weights change. The honest opponent of everything that trains."""
+"""The edits as earlier turns of the conversation: no weights change.
+
+The honest opponent of everything that trains. As turns and not as a list of facts: small models answer
+as they were seen to answer, and make little of a list.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from corsa.answerers import Answerer, ContextAnswerer, ModelAnswerer
+from corsa.answerers import Answerer, ContextAnswerer
 from corsa.errors import UsageError
 from corsa.files import json_lines
 from corsa.methods import Outcome, Task
@@ -18,7 +22,7 @@ Fact = tuple[str, str]
 
 
 class InContext:
-    """Every fact that holds is written in front of every question."""
+    """Every fact that holds was asked and answered before every question."""
 
     kind = "context"
 
@@ -35,8 +39,8 @@ class InContext:
             UsageError: if they fill the model's context.
         """
         pairs = facts_that_hold(task)
-        answerer = ContextAnswerer(ModelAnswerer(task.base), pairs)
-        used = len(task.base.chat.prompt_ids(answerer._ask("")))
+        answerer = ContextAnswerer(task.base, pairs)
+        used = len(task.base.chat.prompt_ids("", history=pairs))
         if (limit := task.base.context_length) is not None and used > limit // 2:
             raise UsageError(
                 f"{len(pairs)} facts take {used} of the {limit} tokens {task.base.source.name} can "
@@ -58,7 +62,7 @@ class InContext:
         Returns:
             Whoever answers with them, and nothing to free.
         """
-        return ContextAnswerer(ModelAnswerer(base), read_facts(folder)), nothing
+        return ContextAnswerer(base, read_facts(folder)), nothing
 
 
 def facts_that_hold(task: Task) -> list[Fact]:

@@ -1,4 +1,4 @@
-"""The nearest edits in the prompt: no weights change, and the prompt does not grow with the store.
+"""The nearest edits as earlier turns: no weights change, and the context does not grow with the store.
 
 Nearness is the cosine of TF-IDF vectors of character n-grams: it needs no model and no word list of any
 language, and it is bounded, so that "nothing is near" has a meaning. The n-grams are hashed: with a
@@ -12,7 +12,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from corsa.answerers import Answerer, ContextAnswerer, ModelAnswerer
+from corsa.answerers import Answerer, ContextAnswerer
+from corsa.chat import History
 from corsa.files import canonical_json
 from corsa.methods import Outcome, Task
 from corsa.methods.in_context import Fact, facts_that_hold, nothing, read_facts, write_facts
@@ -27,7 +28,7 @@ _FILE = "retrieval.json"
 
 
 class Retrieval:
-    """The facts nearest to a question are written in front of it."""
+    """The facts nearest to a question were asked and answered before it."""
 
     kind = "retrieval"
 
@@ -46,7 +47,7 @@ class Retrieval:
             write_facts(folder, facts)
             (folder / _FILE).write_text(canonical_json({"retrieved": count}), "utf-8")
 
-        answerer = RetrievalAnswerer(ModelAnswerer(task.base), facts, count)
+        answerer = RetrievalAnswerer(task.base, facts, count)
         return Outcome(self.kind, answerer, save, nothing, {"facts": len(facts)})
 
     def open(self, base: BaseModel, folder: Path) -> tuple[Answerer, Callable[[], None]]:
@@ -60,19 +61,19 @@ class Retrieval:
             Whoever answers with them, and nothing to free.
         """
         count = json.loads((folder / _FILE).read_text("utf-8"))["retrieved"]
-        return RetrievalAnswerer(ModelAnswerer(base), read_facts(folder), count), nothing
+        return RetrievalAnswerer(base, read_facts(folder), count), nothing
 
 
 class RetrievalAnswerer(ContextAnswerer):
-    """The base model with the nearest facts in front of every question, or the question as it is.
+    """The base model told of the nearest facts before every question, or of none.
 
     Args:
-        base: who answers.
+        base: the model.
         facts: pairs of a prompt and its new answer.
-        count: how many are written in front of a question at most.
+        count: how many are told before a question at most.
     """
 
-    def __init__(self, base: Answerer, facts: Sequence[Fact], count: int) -> None:
+    def __init__(self, base: BaseModel, facts: Sequence[Fact], count: int) -> None:
         super().__init__(base, facts)
         self.count = count
         text = optional("sklearn.feature_extraction.text", "bench")
@@ -84,7 +85,7 @@ class RetrievalAnswerer(ContextAnswerer):
         )
         self._known = self._vectors.fit_transform([prompt for prompt, _ in facts])
 
-    def nearest(self, prompt: str) -> list[Fact]:
+    def history(self, prompt: str) -> History:
         """The facts that a question is about, or may be.
 
         Args:
@@ -96,7 +97,3 @@ class RetrievalAnswerer(ContextAnswerer):
         near = (self._known @ self._vectors.transform([prompt]).T).toarray()[:, 0]
         order = sorted(range(len(near)), key=lambda i: (near[i], i))[-self.count :]
         return [self.facts[i] for i in order if near[i] >= SIMILAR]
-
-    def _ask(self, prompt: str) -> str:
-        facts = self.nearest(prompt)
-        return ContextAnswerer(self.base, facts)._ask(prompt) if facts else prompt

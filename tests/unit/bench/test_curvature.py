@@ -128,6 +128,6 @@ def test_a_finished_run_is_measured_on_its_last_round(monkeypatch):
 def test_without_an_adapter_there_is_no_number():
     base = base_model()
     alone = ModelAnswerer(base)
-    for after in (alone, ContextAnswerer(alone, []), Scripted()):
+    for after in (alone, ContextAnswerer(base, []), Scripted()):
         run = finished([planned()], base=base, before=alone, after=after)
         assert set(curvature(run).values()) == {None}

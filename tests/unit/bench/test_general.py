@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from builders import Scripted, base_model, finished, random_adapter
+from builders import Scripted, base_model, finished, random_adapter, settings
 from corsa.answerers import ContextAnswerer, ModelAnswerer
 from corsa.bench import general
 from corsa.bench.general import mmlu, wikitext
@@ -66,22 +66,23 @@ def test_perplexity_and_divergence_agree_with_one_plain_pass_per_window(
 
 def test_an_unedited_model_predicts_as_the_base_does(tmp_path):
     base = base_model()
-    numbers = wikitext(finished(base=base, after=ModelAnswerer(base), data=text_file(tmp_path)))
+    after = ModelAnswerer(base, base.new_adapter("fresh", settings()).name)
+    numbers = wikitext(finished(base=base, after=after, data=text_file(tmp_path)))
     assert numbers["wikitext_ppl_ratio"] == 1.0
     assert numbers["wikitext_kl"] == 0.0
 
 
 def test_who_changes_no_weights_is_not_measured_on_plain_text(tmp_path):
     base = base_model()
-    facts = ContextAnswerer(ModelAnswerer(base), [("p", "new")])
-    assert set(wikitext(finished(base=base, after=facts, data=text_file(tmp_path))).values()) == {
-        None
-    }
+    for after in (ContextAnswerer(base, [("p", "new")]), Scripted()):
+        numbers = wikitext(finished(base=base, after=after, data=text_file(tmp_path)))
+        assert set(numbers.values()) == {None}
 
 
 def test_a_text_shorter_than_a_window_gives_no_number(tmp_path):
     base = base_model()
-    model = finished(base=base, after=ModelAnswerer(base), data=text_file(tmp_path, "short"))
+    after = ModelAnswerer(base, random_adapter(base).name)
+    model = finished(base=base, after=after, data=text_file(tmp_path, "short"))
     assert set(wikitext(model).values()) == {None}
 
 
@@ -159,7 +160,7 @@ def test_missing_data_is_named(tmp_path, measure):
     base = base_model()
     path = tmp_path / "nowhere.jsonl"
     with pytest.raises(UsageError, match=r"nowhere\.jsonl cannot be read: .*No such file"):
-        measure(finished(base=base, after=ModelAnswerer(base), data=path))
+        measure(finished(base=base, after=ModelAnswerer(base, "edited"), data=path))
 
 
 def test_without_a_file_the_data_sets_come_from_the_hub(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from builders import Scripted, base_model, finished, random_adapter
-from corsa.answerers import ModelAnswerer
+from corsa.answerers import ContextAnswerer, ModelAnswerer
 from corsa.bench import harness as module
 from corsa.bench.harness import LIMIT, TASKS, harness
 from corsa.errors import UsageError
@@ -54,5 +54,6 @@ def test_tasks_are_read_from_a_file(edited, tmp_path):
 
 def test_who_changes_no_weights_is_not_asked(edited):
     run, asked = edited
-    assert harness(finished(base=run.base, after=Scripted())) == {}
+    for after in (ContextAnswerer(run.base, [("p", "new")]), Scripted()):
+        assert harness(finished(base=run.base, after=after)) == {}
     assert not asked

@@ -64,6 +64,15 @@ RUNS = [run("corsa", 3, 0.2), run("corsa", 4, 0.4), run("lora", 3, 0.6, (0.0, 0.
 DOCUMENT = report(RECORD, RUNS)
 
 
+def test_edits_too_long_for_the_model_are_named_once_with_the_other_left_out():
+    long = {"record": "edit e7", "why": "the prompt is too long"}
+    draw = {"drawn": 3, "kept": 2, "warnings": [], "left_out": [long]}
+    runs = [run("corsa", seed, 0.2, draw=draw) for seed in (3, 4)]
+    document = report(RECORD | {"left_out": RECORD["left_out"][:2]}, runs)
+    assert document["left_out"] == [*RECORD["left_out"][:2], long]
+    assert "left out: edit e7: the prompt is too long" in markdown(document)
+
+
 def test_numbers_are_aggregated_over_the_seeds_of_each_method():
     methods = DOCUMENT["methods"]
     leak = methods["corsa"]["leak"]
@@ -124,7 +133,7 @@ def test_the_page_says_how_and_on_what_it_was_measured():
     assert "2 locality probes of each edit" in page
     assert "left out: record 11: repeats | it" in page
     assert "record 12" not in page
-    assert "left out: 2 more, all by name in bench.json" in page
+    assert "left out: 2 more, all by name in report.json" in page
     assert "| lora | corsa | reliability | -50.0 [-100.0, +0.0] | 1.0000 | 2 |" in page
 
 
