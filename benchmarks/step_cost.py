@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -415,28 +415,25 @@ def in_its_own_process(name: str, dtype: str, batch: int, options: argparse.Name
 
 # What a step's cost is measured against, one thing at a time; the rest stays at its usual value.
 SWEEPS: dict[str, tuple[int, ...]] = {
-    "batch": (2, 8, 32),
-    "words before the prompt": (0, 40, 160),
-    "words in the answer": (0, 20, 80),
     "rank": (8, 32, 128),
+    "words in the answer": (0, 10, 40),
+    "words before the prompt": (0, 20, 80),
 }
 
 
-def sweep(records: list[dict[str, Any]], turns: int) -> list[dict[str, Any]]:
-    """Our step and TRL's SFT step, in float32, over one thing after the other."""
-    rows = []
+def sweep(records: list[dict[str, Any]], turns: int) -> Iterator[list[dict[str, Any]]]:
+    """Our step and TRL's SFT step, batches of eight in float32, over one thing after the other."""
+    chosen = [c for c in CONTENDERS if c.name in ("TRL SFT", "corsa", _LAGGED)]
     for what, values in SWEEPS.items():
         for value in values:
             examples = examples_of(
-                records[: value if what == "batch" else 8],
+                records[:8],
                 "float32",
                 before=value if what == "words before the prompt" else 0,
                 answer=value if what == "words in the answer" else 0,
             )
             case = Case("float32", examples, value if what == "rank" else 32)
-            chosen = [c for c in CONTENDERS if c.name in ("TRL SFT", "corsa", _LAGGED)]
-            rows += [{"over": what, "value": value, **row} for row in measure(chosen, case, turns)]
-    return rows
+            yield [{"over": what, "value": value, **row} for row in measure(chosen, case, turns)]
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -490,7 +487,7 @@ def main() -> None:
     )
     parser.add_argument("--counterfact", type=Path, required=True)
     parser.add_argument("--skip", type=int, default=0, help="records to leave out at the front")
-    parser.add_argument("--batch", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--batch", type=int, nargs="*", default=[8, 32])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument(
@@ -519,8 +516,9 @@ def main() -> None:
                 print(json.dumps(row), flush=True)
                 rows.append(row)
             keep(rows, options)
-    if options.sweep:
-        rows += sweep(records, options.sweep)
+    for part in sweep(records, options.sweep) if options.sweep else ():
+        rows += part
+        keep(rows, options)
     report = keep(rows, options)
     if options.plot:
         plot(report, options.plot)
