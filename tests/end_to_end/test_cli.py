@@ -108,7 +108,7 @@ def test_every_command_explains_itself_with_an_example(run, command):
 
 def test_the_help_of_update_names_every_method(run):
     _, out, _ = run("update", "--help")
-    about = out.split("--method", 1)[1].split("--set", 1)[0]
+    about = out.split("--method NAME", 1)[1].split("--set KEY", 1)[0]
     assert set(METHODS) <= set(re.findall(r"[\w+-]+", about))
 
 
