@@ -480,7 +480,8 @@ def test_a_faulty_facts_file_is_refused_whole_and_at_once(run, tmp_path, no_mode
 
 
 def test_control_c_leaves_the_head_and_the_same_command_goes_on(store, facts):
-    words = [*CORSA, "update", facts, "--store", store, *SET, "--json"]
+    long = ["--set", "stop=epochs", "--set", "epochs=400"]  # not over before the signal comes
+    words = [*CORSA, "update", facts, "--store", store, *SET, *long, "--json"]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
