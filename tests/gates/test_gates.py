@@ -43,7 +43,7 @@ ROWS = """
     errors progress sentences bench
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
     config edits chat acceptance checkpoints gguf_conversion render
-    planning validation packing sources contrast
+    planning validation packing sources contrast variations
     readers ledger tree_attention memory
     forward
     giving_back pending results step models
