@@ -70,7 +70,14 @@ def run(
     order = np.random.default_rng(seed).permutation(len(records))
     bare = {"neighborhood_prompts": [], "paraphrase_prompts": []}
     drawn = [edit_from_record({**records[i], **bare}) for i in order[: rounds * edits]]
-    settings = {"replay": 0, "keep_pool": 0, "contrast": 0, "drift": False, "seed": seed}
+    settings = {
+        "replay": 0,
+        "keep_pool": 0,
+        "positives": 0,
+        "contrast": 0,
+        "drift": False,
+        "seed": seed,
+    }
     corsa.training.corsa_step = {"half": _half, "alternate": _alternating()}.get(kind, corsa_step)
     steps, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 r"""What an edit costs its surroundings, by setting: one round on CounterFact, one line a setting.
 
     python benchmarks/keep_front.py --counterfact counterfact.json --zsre zsre.json --edits 10 \\
-        --set keep_pool=0 --set keep_pool=8 --set keep_pool=8,keep_weight=3
+        --set positives=0,contrast=0,keep_pool=0 --set ascent=lagged --set ascent=lagged,contrast=2
 
 Development records only: CounterFact from the front of the file (`--skip`), two of ten neighbours, and
 zsRE's unrelated questions. What is reported elsewhere is measured on other records.
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=10)
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--questions", type=int, default=30)
+    parser.add_argument("--append", type=Path, help="a file that gets the lines, too")
     parser.add_argument("--set", dest="settings", action="append", required=True)
     options = parser.parse_args()
     rows = json.loads(options.counterfact.read_text("utf-8"))[options.skip :][: options.edits]
@@ -57,9 +58,18 @@ def main() -> None:
             "kl_far": mean(s.kl for s in far),
             "steps": made.metrics["training"]["steps"],
             "converged": made.metrics["training"]["converged"],
+            "fresh": _last_fresh(made.metrics["training"]["history"]),
             "seconds": made.seconds["train"],
         }
         print(json.dumps(row), flush=True)
+        if options.append:
+            with options.append.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def _last_fresh(history: list[dict]) -> float | None:
+    """Share of fresh wordings that were right over the last ten steps."""
+    return mean(entry["fresh"] for entry in history[-10:] if "fresh" in entry)
 
 
 def _edit(row: dict) -> Edit:

@@ -253,7 +253,13 @@ def _model(case: Case, settings: dict[str, Any]) -> tuple[BaseModel, Adapter, Co
     """The embedded model with an adapter that has moved a little, the same for everybody."""
     config = make_config(
         {"dtype": case.dtype, "rank": case.rank, "alpha": 2.0 * case.rank, "warmup_steps": 0}
-        | {"batch_size": len(case.examples), "replay": 0, "keep_pool": 0, "contrast": 0}
+        | {
+            "batch_size": len(case.examples),
+            "replay": 0,
+            "keep_pool": 0,
+            "positives": 0,
+            "contrast": 0,
+        }
         | settings
     )
     base = load_model(_MODEL, config)

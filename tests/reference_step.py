@@ -59,6 +59,23 @@ def dpo_loss(
     return torch.stack(losses).mean()
 
 
+def keep_loss(
+    model: Module, sequences: list[Sequence], teachers: list[Tensor], weights: list[list[float]]
+) -> Tensor:
+    """Weighted mean over all answer tokens of KL(teacher || model), every token summed over V.
+
+    ``teachers[i]`` holds the teacher's log-probabilities at the answer of ``sequences[i]``, (T, V).
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for (prompt_ids, answer_ids), teacher, row in zip(sequences, teachers, weights, strict=True):
+        logits = model(input_ids=torch.tensor([[*prompt_ids, *answer_ids]])).logits[0].double()
+        for index, weight in enumerate(row):
+            own = torch.log_softmax(logits[len(prompt_ids) + index - 1], dim=-1)
+            said = teacher[index].double()
+            total = total + weight * (said.exp() * (said - own)).sum()
+    return total / sum(map(sum, weights))
+
+
 def reference_sums(model: Module, pairs: list[Pair]) -> list[tuple[float, float]]:
     """What ``dpo_loss`` wants as ``reference``, from the model as it is now."""
     with torch.no_grad():

@@ -34,6 +34,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "learning_rate": 5e-3,
         "replay": 0,
         "keep_pool": 0,
+        "positives": 0,
         "contrast": 0,
     },
     "in-context": {},
@@ -57,15 +58,22 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "clip": 1.0,
         "replay": 0,
         "keep_pool": 0,
+        "positives": 0,
         "contrast": 0,
     },
 }
 
 
 def _setting(
-    default: Any, help: str, *, low: float | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
 ) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "choices": choices})
+    meta = {"help": help, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=meta)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,14 @@ class Config:
     weight_decay: float = _setting(0.0, "AdamW's weight decay", low=0)
     clip: float = _setting(1.0, "largest norm of an update's gradient; 0: no clipping", low=0)
     warmup_steps: int = _setting(3, "steps over which the learning rate rises", low=0)
-    decay_steps: int = _setting(4, "steps over which it falls once everything is right", low=0)
+    decay_steps: int = _setting(
+        4, "steps over which it falls once everything is right, at the least", low=0
+    )
+    decay_share: float = _setting(
+        0.5,
+        "with fresh wordings: it falls over this share of the steps before, if that is more",
+        low=0,
+    )
     batch_size: int = _setting(8, "edits in one optimiser step", low=1)
     micro_batch: int = _setting(
         0, "edits in one pass; 0: the whole batch. Changes no result", low=0
@@ -134,13 +149,30 @@ class Config:
     epochs: int = _setting(10, "epochs where stop=epochs", low=1)
     max_visits: int = _setting(60, "visits to each edit after which a round gives up", low=1)
 
+    positives: int = _setting(
+        0, "fresh wordings of every edit of a step that are learned beside its own prompt", low=0
+    )
+    positive_weight: float = _setting(2.0, "weight of a fresh wording; a prompt's own is 1", low=0)
+    contrast: int = _setting(
+        1,
+        "prompts about other subjects that are kept as the base model answers them: so many for every "
+        "fresh wording, and so many for every edit's own prompt",
+        low=0,
+    )
+    near_miss: float = _setting(
+        0.6,
+        "how often such a subject is half of the edit's own, or its digits changed",
+        low=0,
+        high=1,
+    )
+    other_relations: float = _setting(
+        0.0, "how often something else about an edit's subject is kept, too", low=0, high=1
+    )
     keep_pool: int = _setting(
         4, "packaged prompts in every step that are kept as the base model answers them", low=0
     )
-    contrast: int = _setting(
-        4, "the edits' prompts about other subjects in every step, kept likewise", low=0
-    )
-    keep_weight: float = _setting(1.0, "weight of keeping those, and the edits' own keep", low=0)
+    keep_weight: float = _setting(1.0, "weight of all that is kept, the edits' own keep too", low=0)
+    keep_first: float = _setting(1.0, "weight of the first token of a kept reply", low=1)
     replay: int = _setting(6, "earlier edits of the store that join every step", low=0)
 
     seed: int = _setting(42, "seed of everything random", low=0)
@@ -263,9 +295,11 @@ def _read(spec: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _check(spec: dataclasses.Field[Any], value: Any) -> None:
-    low, choices = spec.metadata["low"], spec.metadata["choices"]
+    low, high, choices = (spec.metadata[name] for name in ("low", "high", "choices"))
     if low is not None and not (low <= value < float("inf")):
         raise ConfigError(f"{spec.name}={value!r} is out of range: give a number of at least {low}")
+    if high is not None and value > high:
+        raise ConfigError(f"{spec.name}={value!r} is out of range: give a number of at most {high}")
     if choices and value not in choices:
         near = get_close_matches(str(value), choices, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"

@@ -35,10 +35,12 @@ class AnswerLogps(NamedTuple):
     Attributes:
         tokens: log-probability of each answer token, shape (T,), nats.
         greedy: whether each answer token is the arg-max under teacher forcing, shape (T,), bool.
+        divergence: KL(teacher || model) at each answer token, shape (T,), nats; `None` without teacher.
     """
 
     tokens: Tensor
     greedy: Tensor
+    divergence: Tensor | None = None
 
     @property
     def right(self) -> bool:
@@ -104,26 +106,53 @@ class Forward:
         sizes = [len(answer) for _, answer in exchanges]
         return list(torch.split(logits[rows], sizes))
 
-    def answer_logps(self, exchanges: Sequence[Exchange]) -> list[AnswerLogps]:
+    def answer_logps(
+        self, exchanges: Sequence[Exchange], teachers: Sequence[Tensor | None] = ()
+    ) -> list[AnswerLogps]:
         """Log-probabilities of the given answers, in one pass with gradients.
 
         Args:
             exchanges: B exchanges.
+            teachers: for each log-probabilities of shape (T, V) to compare the model's own with, or
+                `None`; none at all: nothing is compared.
 
         Returns:
             One `AnswerLogps` per exchange, computed in float32 or wider.
         """
         logits, rows = self._run(exchanges)
-        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        wide = _wide(logits)
         targets = torch.tensor([t for _, answer in exchanges for t in answer], device=wide.device)
         # Answers that begin alike share their first row: nothing as wide as V is copied for them.
-        logps = wide.log_softmax(-1)[rows, targets]
+        every = wide.log_softmax(-1)
+        logps = every[rows, targets]
         greedy = wide.argmax(-1)[rows] == targets
         sizes = [len(answer) for _, answer in exchanges]
         return [
-            AnswerLogps(*parts)
-            for parts in zip(torch.split(logps, sizes), torch.split(greedy, sizes), strict=True)
+            AnswerLogps(tokens, right, None if teacher is None else _divergence(teacher, every[at]))
+            for tokens, right, at, teacher in zip(
+                torch.split(logps, sizes),
+                torch.split(greedy, sizes),
+                torch.split(rows, sizes),
+                teachers or [None] * len(exchanges),
+                strict=True,
+            )
         ]
+
+    @torch.no_grad()
+    def distributions(self, exchanges: Sequence[Exchange]) -> list[Tensor]:
+        """Log-probabilities of every token at the given answers' places, without gradients.
+
+        Args:
+            exchanges: any number of exchanges; an answer's last token is not looked at.
+
+        Returns:
+            For each exchange a tensor of shape (T, V), float32 or wider, where the model is.
+        """
+        found: dict[int, Tensor] = {}
+        for group in chunks(exchanges, self.max_tokens):
+            rows = self.logits([exchanges[i] for i in group])
+            found |= {i: _wide(row).log_softmax(-1) for i, row in zip(group, rows, strict=True)}
+        return [found[i] for i in range(len(exchanges))]
 
     @torch.no_grad()
     def score(self, exchanges: Sequence[Exchange]) -> list[AnswerLogps]:
@@ -138,7 +167,7 @@ class Forward:
         scores: list[AnswerLogps] = []
         for group in chunks(exchanges, self.max_tokens):
             part = self.answer_logps([exchanges[i] for i in group])
-            scores += [AnswerLogps(logps.cpu(), greedy.cpu()) for logps, greedy in part]
+            scores += [AnswerLogps(score.tokens.cpu(), score.greedy.cpu()) for score in part]
         return scores
 
     def _run(self, exchanges: Sequence[Exchange]) -> tuple[Tensor, Tensor]:
@@ -192,6 +221,15 @@ class Forward:
             return kept
         full: Tensor = self.model(**inputs, use_cache=False).logits
         return full[:, rows]
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _divergence(teacher: Tensor, logps: Tensor) -> Tensor:
+    """KL(teacher || model) of log-probabilities of shape (T, V), by row."""
+    return (teacher.exp() * (teacher - logps)).sum(-1)
 
 
 def find_packing(forward: Forward) -> PackingRule:

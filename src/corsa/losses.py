@@ -1,4 +1,4 @@
-"""The two losses of CoRSA as functions of log-probabilities (arXiv 2602.03696, section 3).
+"""The losses as functions of log-probabilities: CoRSA's two (arXiv 2602.03696, section 3), and keeping.
 
 Each returns a *sum* and takes the *count* it is to be divided by, so that the mean over a whole
 effective batch does not depend on how the batch was cut into micro-batches.
@@ -10,17 +10,32 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def sft_loss(logps: Tensor, count: int) -> Tensor:
+def sft_loss(logps: Tensor, count: float) -> Tensor:
     """Negative log-likelihood of the new answers, a mean over all answer tokens of the batch.
 
     Args:
-        logps: log-probabilities of the answer tokens at hand, end-of-turn included, shape (T,), nats.
-        count: answer tokens in the whole effective batch, of which these are a part.
+        logps: log-probabilities of the answer tokens at hand, end-of-turn included, shape (T,), nats;
+            each times the weight of its example.
+        count: answer tokens in the whole effective batch, of which these are a part, weighted likewise.
 
     Returns:
         L_SFT = −Σ logps / count, a scalar.
     """
     return -logps.sum() / count
+
+
+def keep_loss(divergences: Tensor, count: float) -> Tensor:
+    """Distance from the base model along its own replies, a weighted mean over their tokens.
+
+    Args:
+        divergences: KL(base || edited) at the reply tokens at hand, shape (T,), nats; each times its
+            weight.
+        count: sum of the weights in the whole effective batch, of which these are a part.
+
+    Returns:
+        L_keep = Σ divergences / count, a scalar.
+    """
+    return divergences.sum() / count
 
 
 def dpo_loss(

@@ -17,7 +17,7 @@ from torch import Tensor
 from corsa.chat import Exchange
 from corsa.config import Config
 from corsa.forward import AnswerLogps, Forward
-from corsa.losses import dpo_loss, sft_loss
+from corsa.losses import dpo_loss, keep_loss, sft_loss
 from corsa.projection import merge
 from corsa.sharpness import perturbed
 
@@ -31,13 +31,21 @@ class Example(NamedTuple):
         chosen: the prompt and y⁺.
         rejected: the prompt and y⁻; `None`: DPO is off for this one.
         reference: log-probabilities (y⁺, y⁻) under the reference, summed over answer tokens, nats.
-        kept: nothing to learn but something to keep: y⁺ is what the base model answers.
+        weight: how much each of its tokens counts in the mean of its loss; DPO does not look at it.
+        teacher: nothing to learn but something to keep: log-probabilities of every token under the base
+            model along y⁺, shape (T, V), nats.
     """
 
     chosen: Exchange
     rejected: Exchange | None = None
     reference: tuple[float, float] = (0.0, 0.0)
-    kept: bool = False
+    weight: float = 1.0
+    teacher: Tensor | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it must stay as it is, rather than be learned."""
+        return self.teacher is not None
 
 
 class ExampleScore(NamedTuple):
@@ -60,13 +68,15 @@ class StepResult(NamedTuple):
     Attributes:
         gradient: the update's gradient, by parameter name.
         losses: L_SFT, L_keep and L_DPO in the step's first pass, by name, of those switched on.
-        scores: one per example, in the step's first pass.
+        scores: one per example of the batch, in the step's first pass.
+        joined: one per example that joined, at φ + ε where SAM acts.
         unmoved: the first pass was at φ itself; otherwise at φ + ε.
     """
 
     gradient: Gradient
     losses: dict[str, float]
     scores: list[ExampleScore]
+    joined: list[ExampleScore]
     unmoved: bool
 
 
@@ -106,6 +116,7 @@ def corsa_step(
         merge(list(found.gradients.values()), config.projection),
         told.losses,
         told.scores[: len(batch)],
+        found.scores[len(batch) :],
         unmoved=told is first or not config.sam,
     )
 
@@ -196,15 +207,17 @@ def _score(
     run: Callable[[list[Exchange]], list[AnswerLogps]] | None = None,
 ) -> tuple[list[AnswerLogps], list[AnswerLogps | None]]:
     """Chosen and rejected answers of a batch in one pass, both answers to a prompt side by side."""
-    exchanges, places = [], []
+    exchanges, teachers, places = [], [], []
     for example in batch:
         exchanges.append(example.chosen)
+        teachers.append(example.teacher)
         paired = with_rejected and example.rejected is not None
         places.append((len(exchanges) - 1, len(exchanges) if paired else None))
         if paired:
             assert example.rejected is not None
             exchanges.append(example.rejected)
-    scores = (run or forward.answer_logps)(exchanges)
+            teachers.append(None)
+    scores = run(exchanges) if run else forward.answer_logps(exchanges, teachers)
     return [scores[i] for i, _ in places], [None if j is None else scores[j] for _, j in places]
 
 
@@ -212,15 +225,29 @@ def _supervised(
     part: Sequence[Example], chosen: Sequence[AnswerLogps], batch: Sequence[Example], config: Config
 ) -> dict[str, Tensor]:
     """The terms of the supervised loss that are on: new answers to learn, old ones to keep."""
-    # Each is a mean over its own tokens in the whole batch, so that neither drowns the other.
-    weights = {False: ("sft", config.sft_weight * config.sft), True: ("keep", config.keep_weight)}
+    # Each is a weighted mean over its own tokens in the whole batch, so that neither drowns the other.
     terms = {}
-    for kept, (name, weight) in weights.items():
-        logps = [s.tokens for e, s in zip(part, chosen, strict=True) if e.kept is kept]
-        if weight and logps:
-            tokens = sum(len(example.chosen.answer) for example in batch if example.kept is kept)
-            terms[name] = weight * sft_loss(torch.cat(logps), tokens)
+    learned = [(e, s) for e, s in zip(part, chosen, strict=True) if not e.kept]
+    if config.sft and learned:
+        count = sum(e.weight * len(e.chosen.answer) for e in batch if not e.kept)
+        logps = torch.cat([e.weight * s.tokens for e, s in learned])
+        terms["sft"] = config.sft_weight * sft_loss(logps, count)
+    kept = [
+        (e, s.divergence) for e, s in zip(part, chosen, strict=True) if s.divergence is not None
+    ]
+    if config.keep_weight and kept:
+        first = config.keep_first
+        count = sum(float(_weights(e, first).sum()) for e in batch if e.kept)
+        away = torch.cat([_weights(e, first).to(d) * d for e, d in kept])  # (ΣT,)
+        terms["keep"] = config.keep_weight * keep_loss(away, count)
     return terms
+
+
+def _weights(example: Example, first: float) -> Tensor:
+    """How much each token of a kept reply counts, shape (T,): the first one decides what follows."""
+    weights = torch.full((len(example.chosen.answer),), example.weight, dtype=torch.float64)
+    weights[0] *= first
+    return weights
 
 
 def _dpo(

@@ -21,6 +21,11 @@ from corsa.step import Example, ExampleScore, Gradient, StepResult, corsa_step, 
 _USUAL_VISITS = 12
 # Share of edits seen right from which on convergence is measured in earnest.
 _NEAR = 0.6
+# Share of fresh wordings that must be right over so many steps before a round is done.
+_SURE, _WINDOW = 0.9, 10
+
+# What joins a step: given its number and the indices of the round's own examples in it.
+Joining = Callable[[int, Sequence[int]], Sequence[Example]]
 
 
 class StepEvent(NamedTuple):
@@ -44,12 +49,14 @@ class Position:
         step: optimiser steps done.
         decay_from: step at which everything was right and the rate began to fall.
         right: for each example whether it was right when last looked at.
+        fresh: for each of the last steps the share of what joined to be learned that was right.
         history: for each step its losses, mean margin and number of edits right.
     """
 
     step: int = 0
     decay_from: int | None = None
     right: list[bool] = field(default_factory=list)
+    fresh: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -70,15 +77,16 @@ class Outcome(NamedTuple):
 class RoundTrainer:
     """Trains one adapter on one round's examples until every answer is right, or the cap.
 
-    Right is measured under teacher forcing at the unperturbed weights, end-of-turn included. Order and
-    rate depend on the step's number alone, so that a round can stop and go on anywhere.
+    Right is measured under teacher forcing at the unperturbed weights, end-of-turn included. Fresh
+    wordings come once each and are seen where the step is, at φ + ε under SAM. Order and rate depend on
+    the step's number alone, so that a round can stop and go on anywhere.
 
     Args:
         adapter: what is trained; it must be acting.
         examples: the round's own, which decide about convergence.
         config: the settings.
-        joining: what joins the steps without deciding anything: pools of examples, each with the
-            number that is drawn from it per step.
+        joining: what joins a step; it may depend on nothing but what it is given. What joins to be
+            learned decides about convergence where `positives` is on; what is kept never does.
     """
 
     def __init__(
@@ -86,11 +94,11 @@ class RoundTrainer:
         adapter: Adapter,
         examples: Sequence[Example],
         config: Config,
-        joining: Sequence[tuple[Sequence[Example], int]] = (),
+        joining: Joining | None = None,
     ) -> None:
         self.adapter = adapter
         self.examples = list(examples)
-        self.joining = [(list(pool), min(count, len(pool))) for pool, count in joining]
+        self.joining = joining
         self.config = config
         self.params = adapter.params
         self.optimizer = torch.optim.AdamW(
@@ -164,7 +172,7 @@ class RoundTrainer:
             return True
         if config.stop == "epochs" or position.decay_from is None:
             return False
-        if position.step < position.decay_from + config.decay_steps:
+        if position.step < position.decay_from + self._decay(position.decay_from):
             return False
         if self._all_right():
             return True
@@ -180,8 +188,9 @@ class RoundTrainer:
 
     def _step(self) -> StepEvent:
         position = self.position
-        own, joined = self._batch(position.step)
+        own = self._order(position.step)
         batch = [self.examples[i] for i in own]
+        joined = self.joining(position.step, own) if self.joining else ()
         rate = self._learning_rate(position.step)
         again = self.adapter.base.recomputing(on=self.config.recompute)
         with torch.random.fork_rng(), self.adapter.dropout(), again:
@@ -194,10 +203,13 @@ class RoundTrainer:
         self._apply(result.gradient, norm, rate)
         if self.config.sam and self.config.ascent == "lagged":
             self.followed = result.gradient
-        self._note(scores)
+        self._note(
+            scores, [s.right for e, s in zip(joined, result.joined, strict=True) if not e.kept]
+        )
         position.step += 1
         event = self._event(result, list(scores.values()), rate, norm)
-        position.history.append({"margin": event.margin, "right": event.right, **event.losses})
+        told = {"margin": event.margin, "right": event.right, **event.losses}
+        position.history.append(told | ({"fresh": position.fresh[-1]} if position.fresh else {}))
         return event
 
     def _scores(self, batch: Sequence[Example], result: StepResult) -> list[ExampleScore]:
@@ -208,18 +220,16 @@ class RoundTrainer:
             return result.scores
         return score_examples(self.adapter.base.forward, batch)
 
-    def _batch(self, step: int) -> tuple[list[int], list[Example]]:
-        """Indices of the round's own examples in this step's batch, and what joins it."""
-        seed = self.config.seed
+    def _order(self, step: int) -> list[int]:
+        """Indices of the round's own examples in a step's batch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.examples))
-        own = [int(i) for i in order[place :: self.steps_per_epoch]]
-        joined = [
-            pool[i]
-            for number, (pool, count) in enumerate(self.joining)
-            for i in np.random.default_rng([seed, step, number]).choice(len(pool), count, False)
-        ]
-        return own, joined
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
+        return [int(i) for i in order[place :: self.steps_per_epoch]]
+
+    def _decay(self, steps: int) -> int:
+        """Steps over which the rate falls after so many; wordings need longer than prompts."""
+        config = self.config
+        return max(config.decay_steps, round(config.decay_share * steps * bool(config.positives)))
 
     def _learning_rate(self, step: int) -> float:
         config, position = self.config, self.position
@@ -231,7 +241,7 @@ class RoundTrainer:
             return config.learning_rate * min(rise, fall)
         fall = 1.0
         if position.decay_from is not None:
-            fall = 1 - (step - position.decay_from + 1) / (config.decay_steps + 1)
+            fall = 1 - (step - position.decay_from + 1) / (self._decay(position.decay_from) + 1)
         return config.learning_rate * min(rise, fall)
 
     def _check(self, result: StepResult) -> float:
@@ -255,21 +265,32 @@ class RoundTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _note(self, scores: dict[int, ExampleScore]) -> None:
+    def _note(self, scores: dict[int, ExampleScore], fresh: Sequence[bool]) -> None:
         """Take down what was right; begin to decay once everything is, at the same weights."""
         position = self.position
         for index, score in scores.items():
             position.right[index] = score.right
+        if self.config.positives and fresh:
+            position.fresh = [*position.fresh, sum(fresh) / len(fresh)][-_WINDOW:]
         if self.config.stop == "epochs" or position.decay_from is not None:
             return
-        if not all(position.right):
+        steps = position.step + 1
+        if position.fresh and steps + self._decay(steps) >= self.cap:
+            position.decay_from = steps  # a round that gives up does so with a rate that fell
+            return
+        if not all(position.right) or not self._sure():
             return
         others = [i for i in range(len(self.examples)) if i not in scores]
         # The batch was measured before this step, the others must be measured now.
         for index, score in zip(others, self._measure(others), strict=True):
             position.right[index] = score.right
         if all(position.right):
-            position.decay_from = position.step + 1
+            position.decay_from = steps
+
+    def _sure(self) -> bool:
+        """Whether wordings that were never seen before are right, or none is asked for."""
+        fresh = self.position.fresh
+        return not fresh or (len(fresh) == _WINDOW and sum(fresh) / _WINDOW >= _SURE)
 
     def _measure(self, indices: Sequence[int]) -> list[ExampleScore]:
         if not indices:
@@ -297,9 +318,9 @@ class RoundTrainer:
         if config.stop == "epochs":
             return self.cap
         if position.decay_from is not None:
-            return position.decay_from + config.decay_steps
+            return min(self.cap, position.decay_from + self._decay(position.decay_from))
         usual = max(_USUAL_VISITS * self.steps_per_epoch, position.step + self.steps_per_epoch)
-        return min(self.cap, usual + config.decay_steps)
+        return min(self.cap, usual + self._decay(usual))
 
 
 def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

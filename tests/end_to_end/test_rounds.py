@@ -26,6 +26,7 @@ SETTINGS = {
     "decay_steps": 2,
     "drift": False,
     "method": "lora",
+    "positives": 0,
     "contrast": 0,
     "keep_pool": 0,
 }
@@ -43,7 +44,7 @@ SECOND = [{"id": "sea", "prompt": "Which sea?", "target_new": "Red", "target_old
 # Three steps of one gradient each: enough to be interrupted in.
 SHORT = SETTINGS | {"stop": "epochs", "epochs": 3}
 # What is killed: everything CoRSA keeps meanwhile, reference log-probabilities too.
-KILLED = SHORT | {"method": "corsa", "epochs": 2}
+KILLED = SHORT | {"method": "corsa", "epochs": 2, "positives": 1, "contrast": 1}
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,9 @@ SETTINGS = {
     "warmup_steps": 0,
     "decay_steps": 2,
     "drift": False,
+    # A model of two layers with random weights never learns to read a fact in other words.
+    "positives": 0,
+    "contrast": 0,
 }
 # Where it does not matter what is learned: one gradient a step.
 FAST = SETTINGS | {"method": "lora"}
@@ -201,6 +204,23 @@ def test_the_exam_is_never_trained_on(one_round, tiny, tmp_path):
     assert (made.round.folder / name).read_bytes() == (
         one_round / "rounds" / "0001" / name
     ).read_bytes()
+
+
+def test_nor_is_it_looked_at_when_wordings_and_other_subjects_are_made(tiny, tmp_path):
+    """The measured wording is one of the packaged ones, which are drawn all the same."""
+    telling = SETTINGS | {"positives": 2, "contrast": 2, "other_relations": 1.0}
+    telling |= {"stop": "epochs", "epochs": 3}
+    fact = {"prompt": "Acme Soap is produced by", "target_new": "Bo", "subject": "Acme Soap"}
+    exams = [
+        {"paraphrases": ["Which company makes Acme Soap?"], "locality": ["Volvo 240 is made by"]},
+        {"paraphrases": ["jjj"], "portability": [{"prompt": "vvv", "answer": "Bob"}]},
+        {},
+    ]
+    weights = []
+    for number, exam in enumerate(exams):
+        made = Store.open(tmp_path / str(number), tiny).update([fact | exam], **telling)
+        weights.append((made.round.folder / "adapter_model.safetensors").read_bytes())
+    assert weights[0] == weights[1] == weights[2]
 
 
 def test_what_may_be_trained_on_is_trained_on(one_round, tiny, tmp_path):

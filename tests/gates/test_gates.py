@@ -43,12 +43,12 @@ ROWS = """
     errors progress sentences bench
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
     config edits chat acceptance checkpoints gguf_conversion render
-    planning validation packing sources contrast
+    planning validation packing sources variations
     readers ledger tree_attention memory
     forward
     giving_back pending results step models
     training answerers
-    evaluation methods bench.finished bench.upstream
+    evaluation company methods bench.finished bench.upstream
     methods.lora methods.in_context floors
     methods.ft_l methods.retrieval
     bench.probabilities bench.fluency bench.general bench.curvature bench.harness

@@ -83,6 +83,7 @@ def test_values_may_be_typed_on_a_command_line(typed, read):
         ({"learning_rate": "nan"}, "learning_rate=nan is out of range"),
         ({"learning_rate": "inf"}, "learning_rate=inf is out of range"),
         ({"rho": -0.1}, "rho=-0.1 is out of range"),
+        ({"near_miss": 1.5}, "near_miss=1.5 is out of range: give a number of at most 1"),
         ({"drift": "perhaps"}, "drift='perhaps' is not true or false"),
         ({"drift": 1}, "drift=1 is of type int: give bool"),
         ({"device": None}, "device=None is of type NoneType: give str"),

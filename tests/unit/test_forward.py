@@ -208,6 +208,37 @@ def test_log_probabilities_are_those_of_the_answer_tokens(packing):
         assert score.greedy.tolist() == [int(row.argmax()) == t for row, t in zip(table, answer)]  # noqa: B905
 
 
+@pytest.mark.parametrize("packing", ["auto", "padded"])
+@pytest.mark.parametrize("limit", [1, 50, 10_000])
+def test_distributions_are_those_at_the_answers_places(packing, limit):
+    hf = tiny_model("llama", torch.float64)
+    exchanges = random_exchanges()
+    found = Forward(hf, PAD, packing, max_tokens=limit).distributions(exchanges)
+    wanted = [logits.log_softmax(-1) for logits in separate_logits(hf, exchanges)]
+    close(found, wanted, 1e-6)
+    assert not any(table.requires_grad for table in found)
+    assert Forward(hf, PAD, packing).distributions([]) == []
+
+
+@pytest.mark.parametrize("packing", ["auto", "padded"])
+def test_divergence_is_from_the_teacher_at_every_answer_token(packing):
+    hf, other = tiny_model("llama", torch.float64), tiny_model("qwen3", torch.float64)
+    exchanges = random_exchanges()
+    teachers = Forward(other, PAD, packing).distributions(exchanges)
+    given = [None if i % 2 else teacher for i, teacher in enumerate(teachers)]
+    scores = Forward(hf, PAD, packing).answer_logps(exchanges, given)
+    for score, logits, teacher in zip(scores, separate_logits(hf, exchanges), given, strict=True):
+        if teacher is None:
+            assert score.divergence is None
+            continue
+        wanted = torch.distributions.kl_divergence(
+            torch.distributions.Categorical(logits=teacher),
+            torch.distributions.Categorical(logits=logits),
+        )
+        torch.testing.assert_close(score.divergence, wanted, rtol=0, atol=1e-6)
+        assert (score.divergence > 0).all()
+
+
 def test_right_needs_every_token():
     hf = tiny_model("llama", torch.float64)
     forward = Forward(hf, PAD)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from corsa.losses import dpo_loss, sft_loss
+from corsa.losses import dpo_loss, keep_loss, sft_loss
 
 
 def t(*values):
@@ -21,6 +21,11 @@ def test_sft_of_the_parts_adds_up_to_sft_of_the_whole():
     # Means of parts would be 1.5 and 6, and their mean 3.75.
     parts = sft_loss(t(-1, -2), 3) + sft_loss(t(-6), 3)
     assert parts.item() == sft_loss(t(-1, -2, -6), 3).item() == 3.0
+
+
+def test_keeping_is_the_weighted_mean_of_the_divergences():
+    # Weights 3 and 1: (3 · 0.2 + 1 · 0.6) / 4
+    assert keep_loss(t(3 * 0.2, 0.6), 4).item() == pytest.approx(0.3)
 
 
 def test_dpo_is_log_two_where_the_model_is_its_reference():

@@ -6,12 +6,20 @@ import pytest
 import torch
 
 import reference_step
-from builders import as_pairs, base_model, examples, random_adapter, settings, with_reference
+from builders import (
+    as_pairs,
+    base_model,
+    examples,
+    exchange,
+    random_adapter,
+    settings,
+    with_reference,
+)
 from corsa import step as step_module
 from corsa.config import Config, make_config
 from corsa.errors import ConfigError
 from corsa.projection import PROJECTIONS
-from corsa.step import corsa_step, loss_gradients, score_examples
+from corsa.step import Example, corsa_step, loss_gradients, score_examples
 
 # Every switch setting that trains something and does not contradict itself.
 SWITCHES = [
@@ -260,30 +268,86 @@ def test_without_dpo_old_answers_are_not_run(subject):
 # --- What is only kept ------------------------------------------------------------------------
 
 
-def kept(batch):
-    return [example._replace(rejected=None, kept=True) for example in batch]
+FIRST = 2.5
+
+
+def kept(subject, batch):
+    """The same prompts as something to keep, with what the base model says of every token."""
+    with subject.base.using(None):
+        teachers = subject.base.forward.distributions([example.chosen for example in batch])
+    return [
+        Example(example.chosen, weight=example.weight, teacher=teacher)
+        for example, teacher in zip(batch, teachers, strict=True)
+    ]
+
+
+def keeping(subject, batch, weight, first=FIRST):
+    """Value and gradient of keeping under the oracle, one sequence at a time."""
+    params = subject.adapter.params
+    with subject.base.using(subject.adapter.name):
+        loss = weight * reference_step.keep_loss(
+            subject.base.hf,
+            [pair.chosen for pair in as_pairs(batch)],
+            [example.teacher for example in batch],
+            [
+                [e.weight * (1.0 if i else first) for i in range(len(e.chosen.answer))]
+                for e in batch
+            ],
+        )
+        parts = torch.autograd.grad(loss, list(params.values()))
+    return loss.item(), dict(zip(params, parts, strict=True))
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1, 3])
 def test_what_is_kept_has_a_mean_of_its_own(subject, micro_batch):
     """L = w · mean over new tokens + v · mean over kept tokens, each by itself the oracle's."""
-    own, keep = subject.batch[:5], kept(subject.batch[5:])
+    own, keep = subject.batch[:5], kept(subject, subject.batch[5:])
+    keep[0] = keep[0]._replace(weight=1.7)
     plain = {"dpo": False, "sam": False}
-    result = subject.step([*own, *keep], **plain, keep_weight=0.4, micro_batch=micro_batch)
+    result = subject.step(
+        [*own, *keep], **plain, keep_weight=0.4, keep_first=FIRST, micro_batch=micro_batch
+    )
     new = subject.oracle(own, **plain)
-    old = subject.oracle(keep, **plain, sft_weight=0.4)
+    value, old = keeping(subject, keep, 0.4)
+    assert value > 1e-3
     assert difference(result.gradient, {name: new[name] + old[name] for name in new}) < 1e-8
     assert result.losses == pytest.approx(
-        {
-            "sft": subject.step(own, **plain).losses["sft"],
-            "keep": subject.step(keep, **plain, keep_weight=0.4).losses["keep"],
-        }
+        {"sft": subject.step(own, **plain).losses["sft"], "keep": value}, rel=1e-8
     )
+
+
+def test_the_first_token_of_what_is_kept_counts_more(subject):
+    keep = kept(subject, subject.batch[5:])
+    plain = {"dpo": False, "sam": False, "keep_weight": 1.0}
+    one, more = (subject.step(keep, **plain, keep_first=first) for first in (1.0, FIRST))
+    assert one.losses["keep"] == pytest.approx(keeping(subject, keep, 1.0, 1.0)[0], rel=1e-8)
+    assert more.losses["keep"] == pytest.approx(keeping(subject, keep, 1.0)[0], rel=1e-8)
+    assert difference(one.gradient, more.gradient) > 1e-3
+
+
+def test_of_a_last_token_only_its_place_is_looked_at(subject):
+    """So that a prompt can be kept at its first token before anybody knows what it says."""
+    prompt = subject.batch[0].chosen.prompt
+    found = [
+        subject.step(kept(subject, [Example(exchange(prompt, [token]))]), dpo=False, sam=False)
+        for token in (0, 77)
+    ]
+    assert difference(found[0].gradient, found[1].gradient) == 0.0
+    assert found[0].losses == found[1].losses
+
+
+def test_where_the_model_is_its_own_teacher_nothing_pulls(subject):
+    with subject.base.using(subject.adapter.name):
+        teachers = subject.base.forward.distributions([e.chosen for e in subject.batch])
+    batch = [Example(e.chosen, teacher=t) for e, t in zip(subject.batch, teachers, strict=True)]
+    found = subject.step(batch, dpo=False, sam=False)
+    assert found.losses["keep"] == pytest.approx(0.0, abs=1e-10)
+    assert max(float(g.abs().max()) for g in found.gradient.values()) < 1e-10
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1, 3])
 def test_values_of_the_two_supervised_terms_are_told_apart(subject, micro_batch):
-    batch = [*kept(subject.batch[5:]), *subject.batch[:5]]
+    batch = [*kept(subject, subject.batch[5:]), *subject.batch[:5]]
     losses = subject.step(batch, micro_batch=micro_batch).losses
     assert set(losses) == {"sft", "dpo", "keep"}
     assert losses["sft"] == pytest.approx(subject.step(subject.batch[:5]).losses["sft"])
@@ -293,10 +357,30 @@ def test_values_of_the_two_supervised_terms_are_told_apart(subject, micro_batch)
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
 def test_nothing_is_kept_where_its_weight_is_zero(subject, switches):
-    batch = [*subject.batch[:5], *kept(subject.batch[5:])]
+    batch = [*subject.batch[:5], *kept(subject, subject.batch[5:])]
     found = subject.step(batch, **switches, keep_weight=0.0)
     assert difference(found.gradient, subject.oracle(subject.batch[:5], **switches)) < 1e-8
     assert "keep" not in found.losses
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1, 3])
+def test_a_weight_of_two_is_standing_there_twice(subject, micro_batch):
+    one, two, three = (e._replace(rejected=None) for e in subject.batch[:3])
+    plain = {"dpo": False, "sam": False}
+    batch = [one, two._replace(weight=2.0), three]
+    found = subject.step(batch, **plain, micro_batch=micro_batch)
+    assert difference(found.gradient, subject.oracle([one, two, two, three], **plain)) < 1e-8
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_accumulation_is_invisible_with_weights_and_teachers(subject, switches, micro_batch):
+    keep = kept(subject, subject.batch[5:])
+    batch = [*subject.batch[:4], subject.batch[4]._replace(rejected=None, weight=2.0), *keep]
+    whole = subject.step(batch, **switches)
+    parts = subject.step(batch, **switches, micro_batch=micro_batch)
+    assert difference(parts.gradient, whole.gradient) < 1e-10
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-10)
 
 
 # --- What joins -------------------------------------------------------------------------------
@@ -310,6 +394,7 @@ def test_without_sam_what_joins_is_part_of_the_batch(subject):
         )
     assert difference(found.gradient, subject.oracle(sam=False)) < 1e-8
     assert len(found.scores) == 3
+    assert found.joined == subject.step(sam=False).scores[3:]
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)

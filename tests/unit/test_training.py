@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,12 +17,23 @@ from corsa.step import Example, corsa_step, loss_gradients, score_examples
 from corsa.training import Position, RoundTrainer
 
 FAST = {"learning_rate": 0.02, "warmup_steps": 2, "decay_steps": 3, "batch_size": 4}
+FAST |= {"positives": 1, "decay_share": 0.5}
+
+
+def drawing(pool, count):
+    """What joins every step: so many of a pool, drawn by the step's number."""
+
+    def joining(step, own):
+        generator = np.random.default_rng([7, step, *own])
+        return [pool[i] for i in generator.choice(len(pool), count, replace=False)]
+
+    return joining
 
 
 class Round:
     """A fresh tiny model with an adapter, and a trainer for it."""
 
-    def __init__(self, count=6, own=None, joining=(), **changes):
+    def __init__(self, count=6, own=None, joining=None, **changes):
         self.base = base_model("llama")
         self.adapter = random_adapter(self.base, std=0.05, dropout=changes.get("dropout", 0.0))
         self.examples = with_reference(self.base, examples(count) if own is None else own)
@@ -86,8 +98,7 @@ def test_a_lagged_ascent_goes_up_the_gradient_that_was_followed_last():
         with lagged.base.using(lagged.adapter.name):
             lagged.trainer._step()
         with by_hand.base.using(by_hand.adapter.name):
-            own, _ = by_hand.trainer._batch(step)
-            batch = [by_hand.trainer.examples[i] for i in own]
+            batch = [by_hand.trainer.examples[i] for i in by_hand.trainer._order(step)]
             if uphill is None:
                 found = corsa_step(forward, params, batch, config).gradient
             else:
@@ -160,7 +171,7 @@ def test_the_cap_ends_a_round_that_does_not_converge_and_is_recorded():
 
 
 def test_zero_examples_make_zero_steps():
-    task = Round(own=[], joining=[(examples(), 2)])
+    task = Round(own=[], joining=drawing(examples(), 2))
     before = task.adapter.state()
     outcome = task.run()
     assert (outcome.steps, task.events, outcome.position.history) == (0, [], [])
@@ -207,7 +218,8 @@ def test_dropout_acts_in_the_step_and_not_where_right_is_measured():
 VARIANTS = {
     "converged": {},
     "epochs": {"stop": "epochs", "epochs": 4},
-    "joined": {"joining": [(examples(8)[3:], 2), (examples(2), 1)]},
+    "joined": {"joining": drawing(examples(8)[3:], 2), "positives": 0},
+    "fresh": {"joining": drawing(examples(8)[3:], 2)},
     "weight decay": {"weight_decay": 0.1},
     "dropout": {"dropout": 0.3},
     "lagged ascent": {"ascent": "lagged"},
@@ -279,7 +291,7 @@ def test_equal_runs_are_bit_equal_whatever_the_global_random_state():
     states = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        task = Round(joining=[(examples(8)[3:], 2)], max_visits=3)
+        task = Round(joining=drawing(examples(8)[3:], 2), max_visits=3)
         task.run()
         states.append(task.adapter.state())
         assert torch.initial_seed() == seed
@@ -287,7 +299,7 @@ def test_equal_runs_are_bit_equal_whatever_the_global_random_state():
 
 
 def test_the_seed_changes_the_order():
-    batches = [[Round(seed=seed).trainer._batch(s)[0] for s in range(4)] for seed in (1, 2)]
+    batches = [[Round(seed=seed).trainer._order(s) for s in range(4)] for seed in (1, 2)]
     assert batches[0] != batches[1]
 
 
@@ -300,53 +312,95 @@ def test_every_epoch_visits_every_example_once():
     for epoch in range(5):
         own = []
         for place in range(3):
-            indices, joined = trainer._batch(3 * epoch + place)
+            indices = trainer._order(3 * epoch + place)
             assert 0 < len(indices) <= 3
-            assert joined == []
             own += indices
         assert sorted(own) == list(range(7))
 
 
 def test_the_order_depends_on_the_steps_number_alone():
     one, other = Round().trainer, Round().trainer
-    forwards = [one._batch(step)[0] for step in range(6)]
-    backwards = [other._batch(step)[0] for step in reversed(range(6))]
+    forwards = [one._order(step) for step in range(6)]
+    backwards = [other._order(step) for step in reversed(range(6))]
     assert forwards == backwards[::-1]
     assert len({tuple(batch) for batch in forwards}) > 2
 
 
-@pytest.mark.parametrize("wanted", [0, 2, 100])
-def test_other_examples_of_every_pool_join_every_step(wanted):
-    pools = [examples(8)[3:], examples(2)]
-    trainer = Round(own=CONSISTENT[:3], joining=[(pools[0], wanted), (pools[1], 1)]).trainer
-    counts = [min(wanted, len(pools[0])), 1]
-    draws = []
-    for step in range(8):
-        own, joined = trainer._batch(step)
-        assert sorted(own) == [0, 1, 2]
-        assert len(joined) == sum(counts)
-        drawn = [joined[: counts[0]], joined[counts[0] :]]
-        for part, pool in zip(drawn, pools, strict=True):
-            assert all(e in pool and part.count(e) == 1 for e in part)
-        draws.append(tuple(sorted(pools[0].index(e) for e in drawn[0])))
-    assert len(set(draws)) > 2 or wanted != 2
+def test_what_joins_is_asked_for_once_a_step_with_the_indices_in_it():
+    asked = []
+    task = Round(count=6, joining=lambda step, own: asked.append((step, own)) or [], max_visits=2)
+    task.run()
+    assert asked == [(step, task.trainer._order(step)) for step in range(4)]
 
 
-def test_an_empty_pool_joins_nothing():
-    assert len(Round(own=CONSISTENT[:3], joining=[([], 5)]).trainer._batch(0)[1]) == 0
+NEVER = Example(exchange("Never right?", bytes(range(60, 100))))
 
 
-def test_what_joins_is_trained_on_but_decides_nothing():
+def test_without_positives_what_joins_is_trained_on_but_decides_nothing():
     """It asks for an answer that contradicts nothing, and need not be right in the end."""
-    joining = [([Example(exchange("Never right?", bytes(range(60, 100))))], 1)]
-    task, alone = Round(own=CONSISTENT[:2], joining=joining), Round(own=CONSISTENT[:2])
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own: [NEVER], positives=0)
+    alone = Round(own=CONSISTENT[:2])
     outcome = task.run()
     assert outcome.converged
     assert len(outcome.position.right) == task.events[0].edits == 2
+    assert outcome.position.fresh == []
     with task.base.using(task.adapter.name):
-        assert not score_examples(task.base.forward, joining[0][0])[0].right
+        assert not score_examples(task.base.forward, [NEVER])[0].right
     alone.run()
     assert not equal(alone.adapter.state(), task.adapter.state())
+
+
+# --- Fresh wordings ---------------------------------------------------------------------------
+
+
+def test_a_round_waits_until_fresh_wordings_are_right_for_long_enough():
+    """They join as something to learn; here it is the round's own prompts, which become right."""
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own: CONSISTENT[:2])
+    alone = Round(own=CONSISTENT[:2])
+    outcome = task.run()
+    alone.run()
+    assert outcome.converged
+    assert outcome.position.decay_from > alone.trainer.position.decay_from
+    fresh = [entry["fresh"] for entry in outcome.position.history]
+    begun = outcome.position.decay_from
+    assert sum(fresh[begun - 10 : begun]) / 10 >= 0.9
+    assert begun == 10 or sum(fresh[begun - 11 : begun - 1]) / 10 < 0.9
+    assert len(outcome.position.fresh) == 10
+
+
+def test_a_round_whose_fresh_wordings_never_are_right_gives_up_with_a_rate_that_fell():
+    both = [NEVER, Example(exchange("Never right?", "No"))]  # one of two at best
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own: both, max_visits=30)
+    outcome = task.run()
+    assert max(entry["fresh"] for entry in outcome.position.history) <= 0.5
+    assert outcome.steps == task.trainer.cap == 30
+    rates = [event.learning_rate for event in task.events]
+    assert rates[19] == task.config.learning_rate
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] == pytest.approx(task.config.learning_rate / 11)
+    assert outcome.converged  # which the own prompts alone decide
+
+
+def test_what_is_kept_decides_nothing():
+    task = Round(own=CONSISTENT[:2])
+    with task.base.using(None):
+        (teacher,) = task.base.forward.distributions([NEVER.chosen])
+    joined = [Example(NEVER.chosen, teacher=teacher)]
+    task.trainer.joining = lambda step, own: joined
+    outcome = task.run()
+    assert outcome.converged
+    assert outcome.position.fresh == []
+
+
+@pytest.mark.parametrize(("positives", "steps"), [(0, 3), (1, 10)])
+def test_with_fresh_wordings_the_rate_falls_over_a_share_of_the_steps_before(positives, steps):
+    trainer = Round(positives=positives).trainer
+    assert trainer._decay(20) == steps
+    assert trainer._decay(2) == 3
+    trainer.position.decay_from = 20
+    rates = [trainer._learning_rate(20 + step) for step in range(steps)]
+    wanted = [0.02 * (1 - (step + 1) / (steps + 1)) for step in range(steps)]
+    assert rates == pytest.approx(wanted)
 
 
 # --- Rate, clip, failures ---------------------------------------------------------------------
@@ -452,7 +506,7 @@ def test_the_paper_preset_is_the_papers():
         "rank": 32, "alpha": 64.0, "dropout": 0.0, "beta": 0.1, "rho": 0.05, "sft_weight": 1.0,
         "learning_rate": 2e-4, "weight_decay": 0.0, "clip": 1.0, "warmup_steps": 5,
         "batch_size": 32, "micro_batch": 8, "stop": "epochs", "epochs": 10, "seed": 42,
-        "replay": 0, "reference": "base",
+        "replay": 0, "positives": 0, "contrast": 0, "keep_pool": 0, "reference": "base",
     }  # fmt: skip
     assert {name: getattr(config, name) for name in wanted} == wanted
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from corsa.answerers import Answerer, ModelAnswerer
-from corsa.chat import Exchange
 from corsa.checkpoints import Checkpoints
-from corsa.contrast import contrast_prompts, without_edited
-from corsa.memory import remembered
+from corsa.company import Company
+from corsa.edits import Edit
 from corsa.methods import Outcome, Task
 from corsa.models import Adapter, BaseModel
 from corsa.planning import PlannedEdit
-from corsa.progress import Progress
 from corsa.step import Example
 from corsa.training import RoundTrainer, StepEvent
 
-# Tokens of the base model's reply to a kept prompt that are trained on.
-_KEPT_TOKENS = 8
-# Prompts about other subjects that are made of each edit, to draw from.
-_CONTRASTS = 6
 _TRAINED = "round"
 _READ = "read"
 
@@ -81,9 +73,12 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     config, progress = task.config, task.progress
     checkpoints = Checkpoints(task.workplace)
     reference = adapter.name if config.reference == "incoming" and task.incoming else None
-    examples, replay = _examples(task, reference, checkpoints)
-    joining = [(replay, config.replay), *_kept_pools(task)]
-    trainer = RoundTrainer(adapter, examples, config, joining)
+    examples = _examples(task, reference, checkpoints)
+    earlier = _earlier(task)
+    own = [planned.edit for planned, _ in _trained(task)]
+    edited = [planned.edit for planned in (*task.history, *task.plan)]
+    company = Company(task.base, own, earlier, edited, config, progress)
+    trainer = RoundTrainer(adapter, examples, config, company)
     if saved := checkpoints.load():
         trainer.load_state(*saved)
         progress.say(f"going on after step {trainer.position.step} of the interrupted round")
@@ -103,7 +98,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         "converged": outcome.converged,
         "capped": outcome.steps >= trainer.cap and config.stop == "converged",
         "examples": len(examples),
-        "replayed_from": len(replay),
+        "replayed_from": len(earlier),
         "modules": adapter.modules(),
         "packing": _packing(task.base),
         "history": outcome.position.history,
@@ -122,31 +117,34 @@ def _note(event: StepEvent) -> str:
     return f"step {event.step} · loss {loss}{margin} · right {event.right}/{event.edits}"
 
 
-def _examples(
-    task: Task, reference: str | None, checkpoints: Checkpoints
-) -> tuple[list[Example], list[Example]]:
-    """The round's own examples, and earlier edits for replay; references are computed once."""
-    gone = {key for planned in task.plan for key in planned.supersedes}
-    # A repeated edit that is trained again needs no replay; one that is still right does.
-    gone |= {planned.repeats for planned in task.plan if planned.repeats and planned.trained}
-    earlier = [old for old in task.history if old.key not in gone] if task.config.replay else []
-    own = [
-        _example(task.base, planned, prompt)
+def _trained(task: Task) -> list[tuple[PlannedEdit, str]]:
+    """The prompts a round trains on, with their edits."""
+    return [
+        (planned, prompt)
         for planned in task.plan
         if planned.trained
         for prompt in (planned.edit.prompt, *planned.edit.train_paraphrases)
     ]
-    # Earlier edits are remembered, not argued about: their y⁻ would double what a step costs.
-    replay = [
-        Example(task.base.chat.exchange(planned.edit.prompt, planned.edit.target_new))
-        for planned in earlier
-    ]
-    if task.config.dpo:
-        task.progress.begin("reference log-probabilities")
-        sums = checkpoints.remember("reference", lambda: _reference_sums(task.base, own, reference))
-        found = iter(sums)
-        own = [_with_reference(example, found) for example in own]
-    return own, replay
+
+
+def _earlier(task: Task) -> list[Edit]:
+    """Earlier edits for replay."""
+    gone = {key for planned in task.plan for key in planned.supersedes}
+    # A repeated edit that is trained again needs no replay; one that is still right does.
+    gone |= {planned.repeats for planned in task.plan if planned.repeats and planned.trained}
+    standing = task.history if task.config.replay else []
+    return [old.edit for old in standing if old.key not in gone]
+
+
+def _examples(task: Task, reference: str | None, checkpoints: Checkpoints) -> list[Example]:
+    """The round's own examples; references are computed once."""
+    own = [_example(task.base, planned, prompt) for planned, prompt in _trained(task)]
+    if not task.config.dpo:
+        return own
+    task.progress.begin("reference log-probabilities")
+    sums = checkpoints.remember("reference", lambda: _reference_sums(task.base, own, reference))
+    found = iter(sums)
+    return [_with_reference(example, found) for example in own]
 
 
 def _example(base: BaseModel, planned: PlannedEdit, prompt: str) -> Example:
@@ -172,48 +170,3 @@ def _with_reference(example: Example, found: Iterator[Sequence[float]]) -> Examp
         return example
     plus, minus = next(found)
     return example._replace(reference=(plus, minus))
-
-
-def pool_prompts() -> list[str]:
-    """The packaged prompts that an edit must not change; none of them is measured.
-
-    Returns:
-        The prompts of `data/pool.jsonl`.
-    """
-    text = resources.files("corsa").joinpath("data/pool.jsonl").read_text("utf-8")
-    return [json.loads(line)["prompt"] for line in text.split("\n") if line]
-
-
-def _kept_pools(task: Task) -> list[tuple[list[Example], int]]:
-    """What must stay as the base model answers it, with how many of it join every step."""
-    config = task.config
-    edits = [planned.edit for planned in task.plan if planned.trained]
-    # What the base answers to an edited fact is outdated: it must not be trained back.
-    edited = [planned.edit for planned in (*task.history, *task.plan)]
-    own = list(dict.fromkeys(prompt for edit in edits for prompt in edit.keep))
-    apart = contrast_prompts(edits, _CONTRASTS, config.seed) if config.contrast else []
-    pool = pool_prompts() if config.keep_pool else []
-    counts = (config.batch_size, config.contrast, config.keep_pool)
-    if not edits or not config.keep_weight:
-        return []
-    return [
-        (_kept(task.base, without_edited(prompts, edited), task.progress), count)
-        for prompts, count in zip((own, apart, pool), counts, strict=True)
-    ]
-
-
-def _kept(base: BaseModel, prompts: Sequence[str], progress: Progress) -> list[Example]:
-    """Prompts with the beginning of what the base model answers them."""
-    if not prompts:
-        return []
-
-    def ask() -> list[tuple[int, ...]]:
-        progress.begin("asking the base model what to keep", len(prompts))
-        replies = ModelAnswerer(base).answers(prompts, _KEPT_TOKENS, progress=progress)
-        return [reply.tokens for reply in replies]
-
-    key = [*base.identity(), _KEPT_TOKENS, list(prompts)]
-    return [
-        Example(Exchange(base.chat.prompt_ids(prompt), tuple(tokens)), kept=True)
-        for prompt, tokens in zip(prompts, remembered("kept", key, ask), strict=True)
-    ]

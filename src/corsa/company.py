@@ -1,0 +1,220 @@
+"""What joins the steps of a round: earlier edits, fresh wordings, and what must stay as it is.
+
+Everything is drawn anew at every step from its number alone: nothing has to be stored, and a round can
+stop and go on anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from importlib import resources
+
+import numpy as np
+
+from corsa.answerers import ModelAnswerer
+from corsa.chat import Exchange
+from corsa.config import Config
+from corsa.edits import Edit
+from corsa.memory import remembered
+from corsa.models import BaseModel
+from corsa.progress import Progress
+from corsa.step import Example
+from corsa.variations import (
+    Edited,
+    Shape,
+    Topic,
+    other_relation,
+    other_subject,
+    positive,
+    topic_of,
+)
+
+# Tokens of the base model's reply to a kept prompt that are compared.
+_KEPT_TOKENS = 5
+# An answer of which only the first token's place is looked at: it need not be known.
+_ANY = (0,)
+# Own prompts about other subjects that are made of each edit, to draw from.
+_STRANGERS = 9
+# Draws after which no other subject is looked for: every one was edited.
+_TRIES = 8
+# Streams of random numbers of a step, beside those of the pools.
+_OWN, _REPLAYED, _ROUND = 10, 11, 12
+
+
+class Company:
+    """What joins each step.
+
+    Args:
+        base: the model.
+        own: the edit of each of the round's own examples.
+        earlier: edits of earlier rounds that are replayed.
+        edited: all edits that hold, of this round and the earlier ones: never kept as they were.
+        config: the settings.
+        progress: told when the base model is asked.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        own: Sequence[Edit],
+        earlier: Sequence[Edit],
+        edited: Sequence[Edit],
+        config: Config,
+        progress: Progress,
+    ) -> None:
+        self.base = base
+        self.config = config
+        self.edited = Edited(edited)
+        self.earlier = list(earlier)
+        self.own = list(own)
+        vary = config.positives or config.contrast
+        self.topics = [topic_of(edit) for edit in own] if vary else []
+        self.earlier_topics = [topic_of(edit) for edit in earlier] if config.positives else []
+        self._keeps = bool(own and config.keep_weight)
+        self._strangers, self._pools = self._kept(progress) if self._keeps else ([], [])
+
+    def __call__(self, step: int, own: Sequence[int]) -> list[Example]:
+        """What joins one step.
+
+        Args:
+            step: its number, from 0.
+            own: indices of the round's own examples in it.
+
+        Returns:
+            Examples to learn, then examples to keep, with what the base model says of them.
+        """
+        learned: list[Example] = []
+        kept: list[Exchange] = []
+        for index in self._drawn(len(self.earlier), self.config.replay, step, 0):
+            edit = self.earlier[index]
+            # Earlier edits are remembered, not argued about: their y⁻ would double what a step costs.
+            learned.append(Example(self.base.chat.exchange(edit.prompt, edit.target_new)))
+            if self.earlier_topics:
+                rng = self._rng(step, _REPLAYED, index)
+                self._vary(edit, self.earlier_topics[index], rng, learned, kept)
+        for index in own if self.topics else ():
+            rng = self._rng(step, _OWN, index)
+            self._vary(self.own[index], self.topics[index], rng, learned, kept)
+            kept += self._apart(index, rng) if self._keeps else []
+        for number, (pool, count) in enumerate(self._pools, 1):
+            kept += [pool[i] for i in self._drawn(len(pool), count, step, number)]
+        return [*learned, *self._taught(kept)]
+
+    def _vary(
+        self,
+        edit: Edit,
+        topic: Topic,
+        rng: np.random.Generator,
+        learned: list[Example],
+        kept: list[Exchange],
+    ) -> None:
+        """Fresh wordings of an edit, and beside each the same wording about others."""
+        chat, config = self.base.chat, self.config
+        for _ in range(config.positives):
+            shape = positive(topic, rng)
+            exchange = chat.exchange(shape.about(topic.subject), edit.target_new)
+            if not self._fits(exchange):
+                continue
+            learned.append(Example(exchange, weight=config.positive_weight))
+            if self._keeps:
+                kept += map(self._first, self._others(shape, topic, config.contrast, rng))
+
+    def _apart(self, index: int, rng: np.random.Generator) -> Iterator[Exchange]:
+        """An edit's own prompt about others, and something else about its subject."""
+        strangers, topic = self._strangers[index], self.topics[index]
+        count = min(self.config.contrast, len(strangers))
+        yield from (strangers[int(i)] for i in rng.choice(len(strangers), count, replace=False))
+        if rng.random() < self.config.other_relations and self.edited.only_fact_of(topic.subject):
+            prompt = other_relation(topic, rng)
+            if prompt and not self.edited.named_in(prompt, besides=topic.subject):
+                yield self._first(prompt)
+
+    def _others(
+        self, shape: Shape, topic: Topic, count: int, rng: np.random.Generator
+    ) -> list[str]:
+        """A wording about other subjects, none of which was edited; fewer where they all were."""
+        prompts: list[str] = []
+        for _ in range(_TRIES * count if shape.open and topic.likes else 0):
+            if len(prompts) == count:
+                break
+            prompt = shape.about(other_subject(topic, rng, self.config.near_miss))
+            # The subject itself may be part of a longer name, which is another thing.
+            if prompt not in prompts and not self.edited.named_in(prompt, besides=topic.subject):
+                prompts.append(prompt)
+        return prompts
+
+    def _first(self, prompt: str) -> Exchange:
+        """A prompt with nothing but the place where a reply begins."""
+        return Exchange(self.base.chat.prompt_ids(prompt), _ANY)
+
+    def _fits(self, exchange: Exchange) -> bool:
+        limit = self.base.context_length
+        return limit is None or len(exchange.prompt) + len(exchange.answer) <= limit
+
+    def _taught(self, kept: Sequence[Exchange]) -> list[Example]:
+        """Exchanges with what the base model says of every token along them."""
+        kept = [exchange for exchange in kept if self._fits(exchange)]
+        if not kept:
+            return []
+        with self.base.using(None):
+            teachers = self.base.forward.distributions(kept)
+        return [Example(x, teacher=teacher) for x, teacher in zip(kept, teachers, strict=True)]
+
+    def _kept(
+        self, progress: Progress
+    ) -> tuple[list[list[Exchange]], list[tuple[list[Exchange], int]]]:
+        """Own prompts about others by edit, and pools with the number that joins every step."""
+        config = self.config
+        prompts = [
+            self._others(
+                Shape("", topic.template),
+                topic,
+                _STRANGERS * bool(config.contrast),
+                np.random.default_rng([config.seed, _ROUND, number]),
+            )
+            for number, topic in enumerate(self.topics)
+        ]
+        replies = iter(self._replies([p for part in prompts for p in part], progress))
+        strangers = [[next(replies) for _ in part] for part in prompts]
+        given = list(dict.fromkeys(prompt for edit in self.own for prompt in edit.keep))
+        packaged = pool_prompts() if config.keep_pool else []
+        pools = [
+            (self._replies([p for p in pool if not self.edited.named_in(p)], progress), count)
+            for pool, count in ((given, config.batch_size), (packaged, config.keep_pool))
+        ]
+        return strangers, pools
+
+    def _replies(self, prompts: Sequence[str], progress: Progress) -> list[Exchange]:
+        """Prompts with the beginning of what the base model answers them."""
+        if not prompts:
+            return []
+
+        def ask() -> list[tuple[int, ...]]:
+            progress.begin("asking the base model what to keep", len(prompts))
+            answerer = ModelAnswerer(self.base)
+            replies = answerer.answers(prompts, _KEPT_TOKENS, progress=progress)
+            return [reply.tokens for reply in replies]
+
+        key = [*self.base.identity(), _KEPT_TOKENS, list(prompts)]
+        return [
+            Exchange(self.base.chat.prompt_ids(prompt), tuple(tokens))
+            for prompt, tokens in zip(prompts, remembered("kept", key, ask), strict=True)
+        ]
+
+    def _drawn(self, size: int, count: int, step: int, number: int) -> list[int]:
+        rng = self._rng(step, number)
+        return [int(i) for i in rng.choice(size, min(count, size), replace=False)] if size else []
+
+    def _rng(self, *path: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, *path])
+
+
+def pool_prompts() -> list[str]:
+    """The packaged prompts that an edit must not change; none of them is measured.
+
+    Returns:
+        The prompts of `data/pool.jsonl`.
+    """
+    text = resources.files("corsa").joinpath("data/pool.jsonl").read_text("utf-8")
+    return [json.loads(line)["prompt"] for line in text.split("\n") if line]

@@ -1,0 +1,341 @@
+"""Telling apart: a fact holds for its subject in any wording, and for no other subject. Text only.
+
+A small round teaches a habit of answering rather than a fact. Two things tell them apart: the new answer
+is asked for in wordings that never come twice (`positive`), and beside each stands the same prompt about
+somebody else (`other_subject`), whose answer must stay. Nothing that is measured is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import resources
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from corsa.edits import Edit
+from corsa.matching import contains, normalise
+
+# What stands before, between and after the subject: one part alone names none.
+Template = tuple[str, ...]
+# Words of two templates that must be the same, by weight, for them to ask after the same thing.
+_ALIKE = 0.34
+# How often a positive takes another template of its relation, and how often that stands behind a remark.
+_OTHER_TEMPLATE, _REMARKED, _TWO_REMARKS = 0.7, 0.75, 0.3
+_BETWEEN = (" ", " ", " ", " ", " ", " ", "\n\n", "\n")
+# Of the other subjects that are no near-miss, those that are the subject and something more.
+_LONGER = 0.375
+_MORE = ("II", "III", "Jr.", "2", "X", "Plus", "Group", "Club", "Street", "Park")
+
+T = TypeVar("T")
+
+
+class Relation(NamedTuple):
+    """What a prompt asks after.
+
+    Attributes:
+        name: for people.
+        kinds: kinds of subjects it is asked of.
+        templates: its wordings.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    templates: tuple[Template, ...]
+
+
+class Shape(NamedTuple):
+    """A prompt whose subject is left open.
+
+    Attributes:
+        before: passing remarks with what stands between them and the prompt; "" where there are none.
+        template: the prompt.
+    """
+
+    before: str
+    template: Template
+
+    @property
+    def open(self) -> bool:
+        """Whether another subject can be put in."""
+        return len(self.template) > 1
+
+    def about(self, subject: str) -> str:
+        """The prompt about a subject.
+
+        Args:
+            subject: its name.
+
+        Returns:
+            The prompt.
+        """
+        return self.before + subject.join(self.template)
+
+
+class Topic(NamedTuple):
+    """What an edit is about, as far as what may be trained on tells.
+
+    Attributes:
+        subject: of the edit; "" where its prompt names none.
+        template: the edit's own prompt.
+        others: other templates that ask after the same.
+        relation: found in the library; `None`: nothing there is near.
+        likes: subjects of the relation's kinds; of all kinds without one.
+    """
+
+    subject: str
+    template: Template
+    others: tuple[Template, ...]
+    relation: Relation | None
+    likes: tuple[str, ...]
+
+
+def topic_of(edit: Edit) -> Topic:
+    """What an edit is about, from its prompt, subject and `train_paraphrases`.
+
+    Args:
+        edit: the edit.
+
+    Returns:
+        The topic.
+    """
+    subject = edit.subject or ""
+    own = _template(edit.prompt, subject)
+    relation = matching_relation(own) if len(own) > 1 else None
+    given = [_template(text, subject) for text in edit.train_paraphrases]
+    others = {_key(template): template for template in given}
+    others |= {_key(template): template for template in (relation.templates if relation else ())}
+    others.pop(_key(own), None)
+    kinds = subjects_by_kind()
+    names = [name for kind in (relation.kinds if relation else kinds) for name in kinds[kind]]
+    likes = tuple(name for name in dict.fromkeys(names) if not contains(edit.prompt, name))
+    return Topic(subject if len(own) > 1 else "", own, tuple(others.values()), relation, likes)
+
+
+def positive(topic: Topic, rng: np.random.Generator) -> Shape:
+    """A wording of an edit's prompt that is not the prompt itself.
+
+    Args:
+        topic: of the edit.
+        rng: decides.
+
+    Returns:
+        Another template, mostly behind remarks, or the edit's own behind remarks.
+    """
+    if topic.others and rng.random() < _OTHER_TEMPLATE:
+        before = _remarks(rng) if rng.random() < _REMARKED else ""
+        return Shape(before, _one_of(topic.others, rng))
+    return Shape(_remarks(rng), topic.template)
+
+
+def other_subject(topic: Topic, rng: np.random.Generator, near_miss: float) -> str:
+    """Somebody else to put in the subject's place.
+
+    Args:
+        topic: of an edit with a subject.
+        rng: decides.
+        near_miss: how often it is half the subject, where that can be.
+
+    Returns:
+        A name that is not the subject: a near-miss, the subject and something more, or one of its kind.
+    """
+    like, luck = _one_of(topic.likes, rng), rng.random()
+    misses = near_misses(topic.subject, like, rng)
+    if luck < near_miss and misses:
+        return _one_of(misses, rng)
+    if near_miss <= luck < near_miss + _LONGER * (1 - near_miss):
+        return f"{topic.subject} {_one_of(_MORE, rng)}"
+    return like
+
+
+def near_misses(subject: str, other: str, rng: np.random.Generator) -> list[str]:
+    """Names that share half of their words with a subject, or everything but its digits.
+
+    Args:
+        subject: the name to miss.
+        other: another name, whose words are taken.
+        rng: draws digits.
+
+    Returns:
+        Names that are not the subject; none for a single word without digits.
+    """
+    words, theirs = subject.split(), other.split()
+    made = []
+    if len(words) > 1:
+        made = [" ".join([*words[:-1], theirs[-1]]), " ".join([theirs[0], *words[1:]])]
+    if re.search(r"\d", subject):
+        made.append(re.sub(r"\d", lambda _: str(rng.integers(10)), subject))
+    return [name for name in made if normalise(name) != normalise(subject)]
+
+
+def other_relation(topic: Topic, rng: np.random.Generator) -> str | None:
+    """A prompt that asks after something else of the same subject.
+
+    Args:
+        topic: of an edit.
+        rng: decides.
+
+    Returns:
+        The prompt; `None` where it is not known what the edit itself asks after.
+    """
+    if topic.relation is None:
+        return None
+    own = {_key(template) for template in (topic.template, *topic.others)}
+    chosen = _one_of([r for r in library() if r.name != topic.relation.name], rng)
+    left = [template for template in chosen.templates if _key(template) not in own]
+    return Shape("", _one_of(left, rng)).about(topic.subject) if left else None
+
+
+def matching_relation(template: Template) -> Relation | None:
+    """The library's relation that is worded most alike.
+
+    Words are weighted by how few relations have them; a template is as near as the share of all words of
+    two templates that stand in both.
+
+    Args:
+        template: a prompt whose subject is left open.
+
+    Returns:
+        The relation; `None` where nothing is near.
+    """
+    wanted, rarity = _words(template), _rarity()
+
+    def weight(words: Iterable[str]) -> float:
+        return sum(rarity.get(word, 1.0) for word in sorted(words))
+
+    best, found = _ALIKE, None
+    for relation in library():
+        for known in relation.templates:
+            words = _words(known)
+            whole = weight(wanted | words)
+            near = weight(wanted & words) / whole if whole else 0.0
+            # The first of equals stays; the first of all must reach the bound.
+            if near > best + 1e-9 or (found is None and near >= _ALIKE):
+                best, found = near, relation
+    return found
+
+
+class Edited:
+    """All that was ever edited: what the base model answers to it is outdated and must not be kept.
+
+    Args:
+        edits: the edits that hold, of this round and the earlier ones.
+    """
+
+    def __init__(self, edits: Iterable[Edit]) -> None:
+        edits = list(edits)
+        self._prompts = {normalise(t) for e in edits for t in (e.prompt, *e.train_paraphrases)}
+        self._subjects = {normalise(edit.subject): edit.subject for edit in edits if edit.subject}
+        facts = {(normalise(edit.subject or ""), normalise(edit.prompt)) for edit in edits}
+        self._facts = Counter(subject for subject, _ in facts)
+
+    def named_in(self, prompt: str, besides: str = "") -> bool:
+        """Whether a prompt asks after an edit or names an edited subject.
+
+        Args:
+            prompt: the prompt.
+            besides: a subject that it may name.
+
+        Returns:
+            Whether it must not be kept.
+        """
+        text = normalise(prompt)
+        allowed = normalise(besides)
+        return text in self._prompts or any(
+            key in text and key != allowed and contains(prompt, subject)
+            for key, subject in self._subjects.items()
+        )
+
+    def only_fact_of(self, subject: str) -> bool:
+        """Whether one thing at most was edited about a subject.
+
+        Args:
+            subject: its name.
+
+        Returns:
+            Whether nothing else about it is outdated.
+        """
+        return self._facts[normalise(subject)] <= 1
+
+
+@cache
+def library() -> tuple[Relation, ...]:
+    """The packaged relations.
+
+    Returns:
+        The lines of `data/templates.jsonl`.
+    """
+    rows = [json.loads(line) for line in _lines("templates.jsonl")]
+    return tuple(
+        Relation(
+            row["relation"],
+            tuple(row["subjects"]),
+            tuple(tuple(text.split("{}")) for text in row["templates"]),
+        )
+        for row in rows
+    )
+
+
+@cache
+def subjects_by_kind() -> dict[str, tuple[str, ...]]:
+    """The packaged subjects; none of them is measured by anything packaged.
+
+    Returns:
+        The lines of `data/subjects_by_kind.jsonl`: names by kind.
+    """
+    rows = [json.loads(line) for line in _lines("subjects_by_kind.jsonl")]
+    return {row["kind"]: tuple(row["subjects"]) for row in rows}
+
+
+@cache
+def passing_remarks() -> tuple[str, ...]:
+    """Packaged sentences about nothing in particular.
+
+    Returns:
+        The lines of `data/passing_remarks.txt`.
+    """
+    return tuple(_lines("passing_remarks.txt"))
+
+
+def _lines(name: str) -> list[str]:
+    text = resources.files("corsa").joinpath(f"data/{name}").read_text("utf-8")
+    return [line for line in text.split("\n") if line]
+
+
+def _template(prompt: str, subject: str) -> Template:
+    """A prompt with its subject left open; in one part where it does not name it."""
+    if not subject:
+        return (prompt,)
+    return tuple(re.split(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, flags=re.IGNORECASE))
+
+
+def _key(template: Template) -> str:
+    return normalise("{}".join(template))
+
+
+def _remarks(rng: np.random.Generator) -> str:
+    count = 2 if rng.random() < _TWO_REMARKS else 1
+    return " ".join(_one_of(passing_remarks(), rng) for _ in range(count)) + _one_of(_BETWEEN, rng)
+
+
+def _one_of(choices: Sequence[T], rng: np.random.Generator) -> T:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _words(template: Template) -> frozenset[str]:
+    return frozenset(re.findall(r"[^\W\d_]+", " ".join(template).lower().replace("'s", "")))
+
+
+@cache
+def _rarity() -> dict[str, float]:
+    """One over the number of relations that have a word."""
+    counts = Counter(
+        word
+        for relation in library()
+        for word in frozenset[str]().union(*map(_words, relation.templates))
+    )
+    return {word: 1 / count for word, count in counts.items()}

@@ -1,0 +1,186 @@
+"""What joins a step: drawn anew from its number alone, and never what was edited as it was before."""
+
+import pytest
+import torch
+
+from builders import base_model, random_adapter, settings
+from corsa.company import Company, pool_prompts
+from corsa.edits import Edit
+from corsa.matching import contains
+from corsa.progress import Silent
+
+GARO = Edit("Garo Bells was employed in", "Oslo", subject="Garo Bells")
+VEX = Edit("Vex 911, created by", "Lada", subject="Vex 911")
+KING = Edit("Who is king?", "Ann")
+LUND = Edit("Mira Lund died in", "Graz", subject="Mira Lund")
+OLD = Edit("The twin city of Beirut is", "Brno", subject="Beirut")
+ROUND = [GARO, VEX, KING]
+QUIET = {"keep_pool": 0, "replay": 0}
+TELLING = {"positives": 1, "positive_weight": 2.0, "contrast": 1, "keep_weight": 4.0}
+
+
+@pytest.fixture(scope="module")
+def base():
+    base = base_model("llama")
+    random_adapter(base)
+    return base
+
+
+def company(base, own=ROUND, earlier=(), edited=None, **changes):
+    edited = [*own, *earlier] if edited is None else edited
+    return Company(base, own, earlier, edited, settings(**{**TELLING, **changes}), Silent())
+
+
+def text(tokens):
+    return bytes(token for token in tokens if token < 256).decode("utf-8", "replace")
+
+
+def parts(joined):
+    learned = [example for example in joined if not example.kept]
+    return learned, joined[len(learned) :]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        a[:4] == b[:4] and (a.teacher is b.teacher or torch.equal(a.teacher, b.teacher))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_every_edit_of_a_step_brings_a_fresh_wording_and_who_else_it_might_be_about(base):
+    joined = company(base, **QUIET, other_relations=0.0)(0, [1, 0])
+    learned, kept = parts(joined)
+    assert [text(e.chosen.answer) for e in learned] == [" Lada", " Oslo"]
+    assert all(e.weight == 2.0 and e.rejected is None for e in learned)
+    assert [len(e.chosen.answer) == 1 for e in kept] == [True, False, True, False]
+    assert all(e.weight == 1.0 and len(e.teacher) == len(e.chosen.answer) for e in kept)
+    for (positive, twin, own), edit in zip(
+        [(learned[0], kept[0], kept[1]), (learned[1], kept[2], kept[3])], [VEX, GARO], strict=True
+    ):
+        asked, about, apart = (text(e.chosen.prompt) for e in (positive, twin, own))
+        assert edit.prompt != asked
+        # Remark and template are the same, only the subject is another.
+        before, after = asked.split(edit.subject)
+        assert about.startswith(before)
+        assert about.endswith(after)
+        assert about != asked
+        head, tail = edit.prompt.split(edit.subject)
+        assert head in apart
+        assert apart.endswith(tail)
+
+
+def test_an_edit_without_a_subject_brings_wordings_alone(base):
+    learned, kept = parts(company(base, **QUIET)(0, [2]))
+    assert kept == []
+    assert text(learned[0].chosen.prompt).endswith(KING.prompt)
+    assert len(text(learned[0].chosen.prompt)) > len(KING.prompt)
+
+
+def test_no_wording_comes_twice(base):
+    joining = company(base, **QUIET, keep_weight=0.0)
+    prompts = [text(e.chosen.prompt) for step in range(30) for e in joining(step, [0, 1, 2])]
+    assert len(set(prompts)) > 0.8 * len(prompts)
+
+
+def test_what_joins_depends_on_the_step_and_the_indices_alone(base):
+    one, other = (company(base, earlier=[OLD], replay=2) for _ in range(2))
+    forwards = [one(step, [0, 2]) for step in range(4)]
+    backwards = [other(step, [0, 2]) for step in reversed(range(4))]
+    assert all(map(same, forwards, backwards[::-1]))
+    assert not same(forwards[0], forwards[1])
+    # An edit brings the same whoever else is in its step.
+    alone, together = (parts(one(0, own))[0][-1] for own in ([1], [0, 1]))
+    assert alone == together
+
+
+def test_the_seed_changes_what_joins(base):
+    one, other = (company(base, **QUIET, seed=seed)(0, [0]) for seed in (1, 2))
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "learned", "kept"),
+    [
+        ({}, 3, 4),  # three wordings, two of them about somebody; the two own prompts; no pool
+        ({"positives": 0}, 0, 2),
+        ({"positives": 2}, 6, 6),
+        ({"contrast": 0}, 3, 0),
+        ({"contrast": 2}, 3, 8),
+        ({"positives": 0, "contrast": 0}, 0, 0),
+        ({"keep_weight": 0.0}, 3, 0),
+        ({"keep_pool": 3}, 3, 7),
+        ({"other_relations": 1.0, "contrast": 0}, 3, 2),
+    ],
+)
+def test_every_part_has_a_switch(base, changes, learned, kept):
+    joined = company(base, **{**QUIET, "other_relations": 0.0, **changes})(3, [0, 1, 2])
+    assert tuple(map(len, parts(joined))) == (learned, kept)
+
+
+def test_replayed_edits_bring_their_prompt_a_wording_and_its_twin(base):
+    joining = company(base, earlier=[OLD], replay=3, keep_pool=0, contrast=1)
+    learned, kept = parts(joining(0, []))
+    assert [e.weight for e in learned] == [1.0, 2.0]
+    assert text(learned[0].chosen.prompt).endswith(OLD.prompt)
+    assert text(learned[1].chosen.prompt) != text(learned[0].chosen.prompt)
+    assert len(kept) == 1
+    plain = company(base, earlier=[OLD, LUND], replay=1, keep_pool=0, positives=0, contrast=0)
+    drawn = [plain(step, [0]) for step in range(12)]
+    assert all(len(joined) == 1 for joined in drawn)
+    assert {text(joined[0].chosen.answer) for joined in drawn} == {" Brno", " Graz"}
+
+
+def test_the_teacher_is_the_base_model_whatever_acts(base):
+    joining = company(base, keep_pool=2)
+    plain = joining(0, [0])
+    with base.using("edited"):
+        again = joining(0, [0])
+        acting = base.forward.distributions([e.chosen for e in parts(again)[1]])
+    assert same(plain, again)
+    assert not any(
+        torch.allclose(e.teacher, logps) for e, logps in zip(parts(again)[1], acting, strict=True)
+    )
+
+
+def test_nothing_that_was_edited_is_kept(base):
+    """Not by its prompt and not by its subject, whichever round it is of."""
+    edited = [*ROUND, OLD, Edit("What is Stan Getz?", "x", subject="Getz")]
+    named = Edit("How are you?", "x", subject="capital")
+    joining = company(base, earlier=[OLD], edited=[*edited, named], near_miss=0.3)
+    names = [e.subject for e in [*edited, named] if e.subject]
+    for step in range(40):
+        for example in parts(joining(step, [0, 1, 2]))[1]:
+            prompt = text(example.chosen.prompt)
+            found = [name for name in names if contains(prompt, name)]
+            # A longer name, or something else about an edit's own subject.
+            assert set(found) <= {"Garo Bells", "Vex 911", "Beirut"}
+    assert any(contains(prompt, "capital") for prompt in pool_prompts())
+    assert not any(contains(text(x.prompt), "capital") for pool, _ in joining._pools for x in pool)
+
+
+def test_nothing_else_is_kept_about_a_subject_of_several_edits(base):
+    more = Edit("Garo Bells was born in", "Rome", subject="Garo Bells")
+    changes = {**QUIET, "other_relations": 1.0, "contrast": 0, "positives": 1}
+    assert len(parts(company(base, [GARO], **changes)(0, [0]))[1]) == 1
+    assert parts(company(base, [GARO], edited=[GARO, more], **changes)(0, [0]))[1] == []
+
+
+def test_what_the_user_wants_kept_joins(base):
+    edit = Edit(KING.prompt, "Ann", keep=("Hello?", "Who is king?"))
+    _, kept = parts(company(base, [edit], **QUIET)(0, [0]))
+    assert [text(e.chosen.prompt)[-6:] for e in kept] == ["Hello?"]
+    assert len(kept[0].chosen.answer) <= 5
+
+
+def test_what_does_not_fit_into_the_context_stays_away(base, monkeypatch):
+    joining = company(base, **QUIET)
+    whole = joining(0, [0, 1])
+    longest = max(len(e.chosen.prompt) for e in whole)
+    monkeypatch.setattr(type(base), "context_length", property(lambda self: longest))
+    short = joining(0, [0, 1])
+    assert 0 < len(short) < len(whole)
+    assert all(len(e.chosen.prompt) + len(e.chosen.answer) <= longest for e in short)
+
+
+def test_a_round_without_edits_asks_for_nothing(base):
+    assert company(base, [])(0, []) == []

@@ -1,0 +1,254 @@
+"""Fresh wordings and other subjects: by hand, and that nothing edited is ever asked for as it was."""
+
+import numpy as np
+import pytest
+
+from corsa.edits import Edit, Probe
+from corsa.matching import normalise
+from corsa.variations import (
+    Edited,
+    Shape,
+    library,
+    matching_relation,
+    near_misses,
+    other_relation,
+    other_subject,
+    passing_remarks,
+    positive,
+    subjects_by_kind,
+    topic_of,
+)
+
+GARO = Edit("Garo Bells was employed in", "Oslo", subject="Garo Bells")
+UNKNOWN = Edit("Zzyx qua Garo Bells plom?", "Oslo", subject="Garo Bells")
+NAMELESS = Edit("Who is king?", "Ann")
+CAR = Edit("Vex 911, created by", "Lada", subject="Vex 911")
+
+
+class Draws:
+    """A generator whose numbers are given: shares in turn, and always the same place in a list."""
+
+    def __init__(self, *shares, place=0):
+        self.shares = list(shares)
+        self.place = place
+
+    def random(self):
+        return self.shares.pop(0)
+
+    def integers(self, size):
+        return min(self.place, size - 1)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def drawn(count, make):
+    generator = rng()
+    return [make(generator) for _ in range(count)]
+
+
+# --- What a prompt asks after ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "relation"),
+    [
+        ("{} was employed in", "place of work"),
+        ("{}, created by", "maker"),
+        ("Which company makes {}?", "maker"),
+        ("{} died in the city of", "place of death"),
+        ("{}'s domain of activity is", "field of work"),
+        ("The twin city of {} is", "twin city"),
+        ("Zzyx qua {} plom?", None),
+        ("{}", None),
+        ("What does {} return on an empty list?", None),
+    ],
+)
+def test_a_prompt_is_matched_by_its_rare_words(prompt, relation):
+    found = matching_relation(tuple(prompt.split("{}")))
+    assert (found and found.name) == relation
+
+
+def test_every_packaged_template_leaves_one_subject_open_and_names_known_kinds():
+    kinds = subjects_by_kind()
+    for relation in library():
+        assert relation.kinds
+        assert set(relation.kinds) <= set(kinds)
+        assert len(relation.templates) >= 4
+        assert all(len(template) == 2 for template in relation.templates)
+        wordings = {normalise("{}".join(template)) for template in relation.templates}
+        assert len(wordings) == len(relation.templates)
+
+
+def test_a_topic_knows_other_wordings_and_subjects_of_the_same_kind():
+    topic = topic_of(GARO)
+    assert topic.relation.name == "place of work"
+    assert (topic.subject, topic.template) == ("Garo Bells", ("", " was employed in"))
+    assert topic.template not in topic.others
+    assert ("", " used to work in") in topic.others
+    assert "Django Reinhardt" in topic.likes
+    assert "Rotterdam" not in topic.likes
+
+
+def test_a_subject_is_found_in_any_case_everywhere_and_as_a_whole_word():
+    topic = topic_of(Edit("Is ANN Anna, or ann?", "no", subject="Ann"))
+    assert topic.template == ("Is ", " Anna, or ", "?")
+    assert Shape("", topic.template).about("Bo") == "Is Bo Anna, or Bo?"
+
+
+@pytest.mark.parametrize(
+    "edit", [NAMELESS, Edit("Who is king?", "Ann", subject="Norway"), Edit("A{}b", "c")]
+)
+def test_a_prompt_that_names_no_subject_stays_as_it_is_behind_remarks(edit):
+    topic = topic_of(edit)
+    assert (topic.subject, topic.template, topic.others) == ("", (edit.prompt,), ())
+    for shape in drawn(30, lambda r: positive(topic, r)):
+        assert not shape.open
+        assert shape.before
+        assert shape.about(topic.subject) == shape.before + edit.prompt
+
+
+def test_braces_of_the_prompt_itself_leave_nothing_open():
+    topic = topic_of(Edit("What prints {} in Acme's shell?", "x", subject="Acme"))
+    assert Shape("", topic.template).about("Bo") == "What prints {} in Bo's shell?"
+
+
+def test_wordings_that_may_be_trained_on_are_other_wordings():
+    texts = ("Where did Garo Bells work?", "Tell me where he worked!")
+    edit = Edit(UNKNOWN.prompt, "Oslo", subject="Garo Bells", train_paraphrases=texts)
+    topic = topic_of(edit)
+    assert topic.others == (("Where did ", " work?"), ("Tell me where he worked!",))
+    assert topic.relation is None
+    found = {shape.template for shape in drawn(80, lambda r: positive(topic, r))}
+    assert found == {topic.template, *topic.others}
+
+
+def test_what_is_measured_is_not_looked_at():
+    measured = Edit(
+        GARO.prompt, "Oslo", subject="Garo Bells",
+        paraphrases=("Garo Bells used to work in",), locality=(Probe("x"),), portability=(Probe("y"),),
+    )  # fmt: skip
+    assert topic_of(measured) == topic_of(GARO)
+
+
+# --- Positives -------------------------------------------------------------------------------------
+
+
+def test_a_positive_is_another_template_with_or_without_a_remark():
+    topic, remark = topic_of(GARO), passing_remarks()[0]
+    bare = positive(topic, Draws(0.69, 0.75))
+    assert bare == Shape("", topic.others[0])
+    assert positive(topic, Draws(0.69, 0.74, 0.9)) == Shape(f"{remark} ", topic.others[0])
+    assert positive(topic, Draws(0.69, 0.74, 0.1)).before == f"{remark} {remark} "
+
+
+def test_or_the_own_template_always_behind_a_remark():
+    topic, remark = topic_of(GARO), passing_remarks()[0]
+    assert positive(topic, Draws(0.7, 0.9)) == Shape(f"{remark} ", topic.template)
+
+
+def test_a_positive_is_never_the_prompt_itself_and_seldom_the_same_twice():
+    for edit in (GARO, UNKNOWN, NAMELESS):
+        topic = topic_of(edit)
+        prompts = [s.about(topic.subject) for s in drawn(100, lambda r, t=topic: positive(t, r))]
+        assert edit.prompt not in prompts
+        assert len(set(prompts)) > 60
+
+
+def test_shares_of_what_positives_are():
+    topic = topic_of(GARO)
+    shapes = drawn(3000, lambda r: positive(topic, r))
+    other = [shape for shape in shapes if shape.template != topic.template]
+    assert len(other) / len(shapes) == pytest.approx(0.7, abs=0.03)
+    assert sum(bool(s.before) for s in other) / len(other) == pytest.approx(0.75, abs=0.03)
+
+
+# --- Other subjects --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("subject", "other", "wanted"),
+    [
+        ("Garo Bells", "Stan Getz", ["Garo Getz", "Stan Bells"]),
+        ("A B C", "X Y", ["A B Y", "X B C"]),
+        ("Vex 911", "Saab 900", ["Vex 900", "Saab 911", "Vex 777"]),
+        ("Vex 7", "Vex 8", ["Vex 8"]),
+        ("R2D2", "Lego", ["R7D7"]),
+        ("Oslo", "Graz", []),
+        ("Garo Bells", "garo BELLS", []),
+    ],
+)
+def test_near_misses(subject, other, wanted):
+    assert near_misses(subject, other, Draws(place=7)) == wanted
+
+
+def test_another_subject_is_a_near_miss_a_longer_name_or_one_of_its_kind():
+    topic = topic_of(GARO)
+    like = topic.likes[0]
+    assert other_subject(topic, Draws(0.59), 0.6) == f"Garo {like.split()[-1]}"
+    assert other_subject(topic, Draws(0.60), 0.6) == "Garo Bells II"
+    assert other_subject(topic, Draws(0.74), 0.6) == "Garo Bells II"
+    assert other_subject(topic, Draws(0.76), 0.6) == like
+    assert other_subject(topic, Draws(0.0), 0.0) == "Garo Bells II"
+    assert other_subject(topic, Draws(0.99), 1.0) != like
+
+
+def test_a_single_word_has_no_near_miss_and_takes_one_of_its_kind():
+    topic = topic_of(Edit("The twin city of Beirut is", "Manila", subject="Beirut"))
+    assert other_subject(topic, Draws(0.1), 0.6) == topic.likes[0]
+
+
+@pytest.mark.parametrize("edit", [GARO, UNKNOWN, CAR])
+def test_another_subject_is_never_the_subject(edit):
+    topic = topic_of(edit)
+    names = drawn(500, lambda r: other_subject(topic, r, 0.6))
+    assert normalise(edit.subject) not in map(normalise, names)
+    assert len(set(names)) > 100
+
+
+def test_a_subject_of_the_pool_is_not_its_own_other():
+    topic = topic_of(Edit("Stan Getz was employed in", "Oslo", subject="Stan Getz"))
+    assert "Stan Getz" not in topic.likes
+    assert "Chet Baker" in topic.likes
+
+
+def test_unmatched_prompts_take_subjects_of_all_kinds():
+    every = {name for names in subjects_by_kind().values() for name in names}
+    assert set(topic_of(UNKNOWN).likes) == every
+
+
+# --- Other relations -------------------------------------------------------------------------------
+
+
+def test_something_else_is_asked_of_the_same_subject():
+    topic = topic_of(GARO)
+    own = {Shape("", t).about("Garo Bells") for t in (topic.template, *topic.others)}
+    prompts = drawn(300, lambda r: other_relation(topic, r))
+    assert all("Garo Bells" in prompt for prompt in prompts)
+    assert own.isdisjoint(prompts)
+    assert len(set(prompts)) > 100
+
+
+@pytest.mark.parametrize("edit", [UNKNOWN, NAMELESS])
+def test_nothing_else_is_asked_where_it_is_not_known_what_the_edit_asks(edit):
+    assert other_relation(topic_of(edit), rng()) is None
+
+
+# --- What must not be kept -------------------------------------------------------------------------
+
+
+def test_prompts_that_name_an_edited_fact_are_found():
+    edited = Edited([GARO, NAMELESS, Edit("How?", "so", train_paraphrases=("In what way?",))])
+    assert edited.named_in("who is  KING?")
+    assert edited.named_in("In what way?")
+    assert edited.named_in("Where was garo bells born?")
+    assert not edited.named_in("Where was Garo Bellsington born?")
+    assert not edited.named_in("Where was Garo Bells born?", besides="garo  Bells")
+    assert edited.named_in("Garo Bells was employed in", besides="Garo Bells")
+
+
+def test_one_fact_of_a_subject_is_told_from_two():
+    again = Edit(GARO.prompt, "Bergen", subject="garo bells")
+    assert Edited([GARO, again, CAR]).only_fact_of("Garo Bells")
+    assert not Edited([GARO, UNKNOWN]).only_fact_of("Garo Bells")
