@@ -443,7 +443,7 @@ def sweep(records: list[dict[str, Any]], turns: int) -> Iterator[list[dict[str, 
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Ratios to TRL's SFT step as bars, and the sweeps as lines."""
+    """Ratios to TRL's SFT step: contenders as bars, sweeps as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -451,35 +451,33 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
     swept = [row for row in report["rows"] if "over" in row]
     plain = [row for row in report["rows"] if "over" not in row]
-    panels = 1 + (len(SWEEPS) if swept else 0)
-    figure, axes = pyplot.subplots(1, panels, figsize=(6 + 3.2 * (panels - 1), 4.5), squeeze=False)
+    things = list(dict.fromkeys(row["over"] for row in swept))
+    figure, axes = pyplot.subplots(
+        1,
+        1 + len(things),
+        figsize=(8 + 3.2 * len(things), 4.5),
+        squeeze=False,
+        width_ratios=[2] + [1] * len(things),
+    )
     names = list(dict.fromkeys(row["name"] for row in plain))
     groups = list(dict.fromkeys((row["dtype"], row["batch"]) for row in plain))
-    bars = axes[0][0]
-    for place, (dtype, batch) in enumerate(groups):
-        found = {
-            r["name"]: r["ratio_to_sft"]
-            for r in plain
-            if (r["dtype"], r["batch"]) == (dtype, batch)
-        }
-        height = 0.8 / len(groups)
-        spots = [i + place * height for i, name in enumerate(names) if name in found]
-        bars.barh(spots, list(found.values()), height, label=f"{dtype}, batch {batch}")
-    bars.set_yticks([i + 0.4 - 0.4 / len(groups) for i in range(len(names))], names)
+    bars, height = axes[0][0], 0.8 / max(1, len(groups))
+    for place, group in enumerate(groups):
+        of_group = [row for row in plain if (row["dtype"], row["batch"]) == group]
+        spots = [names.index(row["name"]) + place * height for row in of_group]
+        ratios = [row["ratio_to_sft"] for row in of_group]
+        bars.barh(spots, ratios, height, label="{}, batch {}".format(*group))
+    bars.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names)
     bars.axvline(1, color="grey", linewidth=0.8)
     bars.invert_yaxis()
     bars.set_xlabel("one step, in TRL SFT steps on the same batch")
-    bars.legend()
-    for axis, what in zip(axes[0][1:], SWEEPS, strict=False):
+    bars.legend(loc="lower right")
+    for axis, what in zip(axes[0][1:], things, strict=True):
         for name in dict.fromkeys(row["name"] for row in swept):
-            line = [
-                (r["value"], r["seconds_median"])
-                for r in swept
-                if (r["over"], r["name"]) == (what, name)
-            ]
-            axis.plot(*zip(*line, strict=True), marker="o", label=name)
+            found = [row for row in swept if (row["over"], row["name"]) == (what, name)]
+            values = [row["value"] for row in found]
+            axis.plot(values, [row["ratio_to_sft"] for row in found], marker="o", label=name)
         axis.set_xlabel(what)
-        axis.set_ylabel("seconds a step")
         axis.set_ylim(bottom=0)
         axis.legend()
     figure.tight_layout()
