@@ -181,6 +181,12 @@ class Config:
         "dtype the base model is loaded in; auto: float32 on a CPU, else bfloat16",
         choices=("auto", "float32", "bfloat16", "float16", "float64"),
     )
+    train_dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(
+        "auto",
+        "dtype of the base model's weights in training steps alone; auto: as it is loaded. What is "
+        "measured, and what ends a round, is the model as it is loaded",
+        choices=("auto", "float32", "bfloat16", "float16", "float64"),
+    )
     device: str = _setting("auto", "auto: a GPU if there is one")
     attention: Literal["sdpa", "eager"] = _setting(
         "sdpa", "attention implementation", choices=("sdpa", "eager")

@@ -59,6 +59,7 @@ class BaseModel:
         self._peft: Any = None
         self._weights: dict[str, _OtherWeight] = {}
         self._other: _OtherWeight | None = None
+        self._copies: dict[str, list[tuple[nn.Parameter, Tensor, Tensor]]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -238,6 +239,40 @@ class BaseModel:
                 layer.training = False
             getattr(self.hf, f"{name}_checkpointing_disable")()
             self.forward.rule = rule
+
+    @contextmanager
+    def computing_in(self, dtype: str) -> Iterator[None]:
+        """Inside the block the base weights are copies in another dtype; adapters stay as they are.
+
+        The copies are made once and kept until `forget_copies`.
+
+        Args:
+            dtype: by name; "auto": as the model was loaded.
+
+        Yields:
+            Nothing.
+        """
+        if dtype in ("auto", self.dtype):
+            yield
+            return
+        if dtype not in self._copies:
+            self._copies[dtype] = [
+                (param, param.data, param.data.to(getattr(torch, dtype)))
+                for name, param in self.hf.named_parameters()
+                if ".lora_" not in name
+            ]
+        copies = self._copies[dtype]
+        try:
+            for param, _, copy in copies:
+                param.data = copy
+            yield
+        finally:
+            for param, own, _ in copies:
+                param.data = own
+
+    def forget_copies(self) -> None:
+        """Free the copies that `computing_in` made."""
+        self._copies.clear()
 
     def _attach(self, name: str, lora: Any) -> None:
         from peft import get_peft_model

@@ -127,9 +127,14 @@ class RoundTrainer:
         Raises:
             TrainingError: if a loss or gradient is not finite.
         """
-        while not self._finished():
-            on_step(self._step())
-            checkpoint()
+        try:
+            while not self._finished():
+                with self.adapter.base.computing_in(self.config.train_dtype):
+                    event = self._step()
+                on_step(event)
+                checkpoint()
+        finally:
+            self.adapter.base.forget_copies()
         return Outcome(self.position.step, self._all_right(), self.position)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -141,6 +141,35 @@ def test_recomputing_gives_the_same_step_from_less_memory():
     assert bytes_kept[1] < bytes_kept[0]
 
 
+def test_steps_in_another_dtype_leave_the_model_as_it_was_loaded():
+    losses = {}
+    for dtype in ("auto", "bfloat16"):
+        task = Round(own=CONSISTENT, train_dtype=dtype)
+        before = {name: p.detach().clone() for name, p in task.base.hf.named_parameters()}
+        outcome = task.run()
+        assert outcome.converged  # looked at in the dtype the model is loaded in
+        losses[dtype] = outcome.position.history[0]["sft"]
+        for name, param in task.base.hf.named_parameters():
+            assert param.dtype == torch.float32
+            assert (".lora_" in name) or torch.equal(param, before[name])
+        assert not task.base._copies
+    assert losses["auto"] != losses["bfloat16"]
+    assert losses["auto"] == pytest.approx(losses["bfloat16"], rel=0.02)
+
+
+def test_a_step_that_fails_in_another_dtype_gives_the_weights_back():
+    task = Round(own=CONSISTENT, train_dtype="bfloat16")
+
+    def fail(*_):
+        assert task.base.dtype == "bfloat16"
+        raise RuntimeError
+
+    task.trainer.joining = fail
+    with task.base.using(task.adapter.name), pytest.raises(RuntimeError):
+        task.run()
+    assert task.base.dtype == "float32"
+
+
 def test_margins_turn_positive():
     task = Round(own=CONSISTENT)
     outcome = task.run()

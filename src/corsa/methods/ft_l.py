@@ -54,7 +54,9 @@ class FtL:
             task.on_step(event)
 
         try:
-            training = train(matrix, replace(task, on_step=on_step))
+            # The matrix is of the model's own dtype, and trained in it.
+            config = replace(config, train_dtype="auto")
+            training = train(matrix, replace(task, on_step=on_step, config=config))
         except BaseException:
             matrix.drop()
             raise
