@@ -29,6 +29,7 @@ SETTINGS = {
     "positives": 0,
     "contrast": 0,
     "keep_pool": 0,
+    "replay": 6,
 }
 FIRST = [
     {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"},
