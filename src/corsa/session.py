@@ -24,7 +24,7 @@ from corsa.evaluation import (
     questions_of,
     reply_length,
     reply_length_of,
-    too_long,
+    unusable,
 )
 from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
 from corsa.ledger import Ledger, Round
@@ -103,19 +103,18 @@ class Session:
         source = self.model.source
         return {"name": source.name, "revision": source.revision, "sha256": source.sha256}
 
-    def check_lengths(self, edits: Sequence[Edit]) -> None:
-        """Refuse prompts the model cannot read, before anything is trained or written.
+    def check_edits(self, edits: Sequence[Edit]) -> None:
+        """Refuse edits the model cannot take, before anything is trained or written.
 
         Args:
             edits: the edits of a round.
 
         Raises:
-            BadEditsError: if a prompt and its answer are longer than the model's context.
+            BadEditsError: if a prompt and its answer are longer than the model's context, or its chat
+                template does not write an answer as it is.
         """
-        for edit in edits:
-            self.model.chat.exchange(edit.prompt, edit.target_new)  # raises what a template refuses
-        long = too_long(self.model, edits)
-        if faults := [Fault(f"edit {edit.id}", f"{what}: shorten it") for edit, what in long]:
+        found = unusable(self.model, edits)
+        if faults := [Fault(f"edit {edit.id}", what) for edit, what in found]:
             raise BadEditsError(faults)
 
     def check_prompts(self, prompts: Sequence[str], room: int, system: str | None) -> None:

@@ -180,7 +180,7 @@ class Store:
         config = make_config(settings)
         reading = _read(edits)
         session = self._session(config, progress)
-        session.check_lengths(reading.edits)
+        session.check_edits(reading.edits)
         session.check_parent()
         plan = session.plan(reading.edits)
         return Plan(tuple(plan), reading.warnings, session.estimate(plan), self.model, self.head)
@@ -226,7 +226,7 @@ class Store:
         reading = _read(edits, [give_back(self.ledger, id) for id in drop])
         with self._clear_errors():
             session = self._session(config, progress)
-            session.check_lengths(reading.edits)
+            session.check_edits(reading.edits)
             if self._ledger is None:
                 self._ledger = Ledger.create(self.path, session.model_record())
             with self._ledger.writing():

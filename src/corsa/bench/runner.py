@@ -32,7 +32,7 @@ from corsa.bench.tables import report, write_tables
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
-from corsa.evaluation import REPLY_TOKENS, drift_questions, too_long
+from corsa.evaluation import REPLY_TOKENS, drift_questions, unusable
 from corsa.files import remove_folder, seal, unseal, write_atomically
 from corsa.floors import agreement_floors
 from corsa.matching import contains
@@ -279,16 +279,16 @@ class _Work:
             return unseal(path)
         edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
         knows = self._knows if b.known_only else None
-        return draw(edits, seed, b.rounds, b.edits, knows, self._too_long)
+        return draw(edits, seed, b.rounds, b.edits, knows, self._unusable)
 
-    def _too_long(self, edits: Sequence[Edit]) -> dict[str, str]:
-        """The edits that the model cannot read with their probes, by id, and why."""
+    def _unusable(self, edits: Sequence[Edit]) -> dict[str, str]:
+        """The edits that the model cannot take, by id, and why."""
         with self.home.opened(progress=self.progress, **self.benchmark.settings) as (model, *_):
-            return {edit.id: why for edit, why in too_long(model, edits)}
+            return {edit.id: why for edit, why in unusable(model, edits)}
 
     def _knows(self, edits: Sequence[Edit]) -> list[bool]:
         """Whether the base model gives the old answer of each edit, or may: it cannot read it."""
-        unread = self._too_long(edits)
+        unread = self._unusable(edits)
         asked = [edit for edit in edits if edit.id not in unread]
         if not asked:
             return [True] * len(edits)
