@@ -57,8 +57,8 @@ ROWS = """
     session
     store
     __init__ demo
-    bench.contenders bench.datasets bench.draws bench.runs bench.schedule bench.statistics
-    bench.tables bench.figures
+    bench.contenders bench.datasets bench.draws bench.origin bench.runs bench.schedule bench.statistics
+    bench.tables bench.figures bench.published
     bench.runner
     cli
 """.strip().split("\n")

@@ -26,6 +26,7 @@ from corsa.bench.draws import draw
 from corsa.bench.extras import EXTRAS, PROTOCOLS
 from corsa.bench.figures import draw_figures
 from corsa.bench.finished import Finished
+from corsa.bench.origin import origin
 from corsa.bench.runs import Runs, collect, replies
 from corsa.bench.schedule import Schedule
 from corsa.bench.tables import report, write_tables
@@ -205,10 +206,12 @@ class _Work:
                 {
                     "label": contender.label,
                     "file_name": contender.file_name,
+                    "typed": contender.typed,
                     "config": _without_seed(contender.config(b.settings, 0).to_dict()),
                 }
                 for contender in b.methods
             ],
+            "settings": dict(b.settings),
             "left_out": [entry._asdict() for entry in self.loaded.left_out],
         }
 
@@ -324,7 +327,7 @@ class _Work:
             with schedule.round(contender.label, f"{name}, round {number}"):
                 # What all edits have become is asked once, when the last of them is in.
                 store.update(edits, progress=schedule, in_full=number == b.rounds, **settings)
-        run = {
+        run: dict[str, Any] = {
             "method": contender.label,
             "seed": seed,
             "config": contender.config(b.settings, seed).to_dict(),
@@ -336,6 +339,7 @@ class _Work:
             raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
         run["final"] |= extra
         run["extra"] = sorted(extra)
+        run["origin"] = origin(run["protocol"]["device"])
         self.runs.write(contender.file_name, run, replies(store.ledger, contender.label, seed))
         if not keep_stores:
             remove_folder(store.path)
@@ -420,11 +424,11 @@ def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
             f"this benchmark was begun otherwise: {'; '.join(differing)}; ask for the same, or give "
             "another --out"
         )
-    new = [method for method in asked["methods"] if method not in recorded["methods"]]
+    methods = {method["label"]: method for method in (*recorded["methods"], *asked["methods"])}
     return {
         **asked,
         "seeds": list(dict.fromkeys([*recorded["seeds"], *asked["seeds"]])),
-        "methods": [*recorded["methods"], *new],
+        "methods": list(methods.values()),
     }
 
 
@@ -432,6 +436,8 @@ def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What must not change between two commands, by the name a user would know."""
     for name in ("rounds", "edits", "known_only", "neighbours", "extras"):
         yield name, record[name]
+    if "settings" in record:  # not noted by earlier versions
+        yield "--set", record["settings"]
     for name in ("name", "sha256", "from", "to"):
         yield f"dataset {name}", record["dataset"][name]
     for name in ("name", "revision", "sha256"):
