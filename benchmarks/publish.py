@@ -81,6 +81,8 @@ def page(results: Path, docs: Path) -> None:
 def section(name: str, files: Files, docs: Path) -> Iterator[str]:
     """All that one folder of small files says."""
     labels = list(dict.fromkeys(file["run"]["method"] for file in files))
+    order = [*MAIN, *labels]
+    files = sorted(files, key=lambda file: order.index(file["run"]["method"]))
     ablations = [label for label in labels if label not in MAIN]
     whole = report(record_of(files, [*MAIN, *ablations]), runs_of(files))
     yield f"## {title(whole)}"
@@ -95,7 +97,7 @@ def section(name: str, files: Files, docs: Path) -> Iterator[str]:
     yield f"```\n{commanded(files)}\n```"
     unusable = max(file["unusable_records"] for file in files)
     draws = {file["run"]["seed"]: file["run"]["draw"] for file in files}.values()
-    yield from background(whole, "###")
+    yield from background({**whole, "unfinished": []}, "###")  # said above
     yield (
         f"- {unusable} records or probes of the data set cannot be used; "
         f"{sum(len(draw['left_out']) for draw in draws)} drawn edits were left out, and there are "
@@ -139,12 +141,20 @@ def costs(files: Files) -> Iterator[list[str]]:
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for file in files:
         run = file["run"]
-        key = (run["method"], hardware(run["origin"]), (run["origin"]["commit"] or "unknown")[:12])
+        key = (run["method"], hardware(run["origin"]), revision(run["origin"]["commit"]))
         groups.setdefault(key, []).append(run)
     for (method, where, code), runs in groups.items():
         seeds = ", ".join(str(run["seed"]) for run in runs)
         times = [mean_minutes([run["final"][f"seconds.{part}"] for run in runs]) for part in PARTS]
         yield [method, seeds, *times, where, code]
+
+
+def revision(commit: str | None) -> str:
+    """A commit, short, with what it says of changes."""
+    if commit is None:
+        return "unknown"
+    known, plus, changes = commit.partition("+")
+    return f"{known[:12]}{plus}{changes}"
 
 
 PARTS = ("train", "measure")

@@ -11,6 +11,7 @@ import pytest
 from corsa import Store, cli, floors
 from corsa.answerers import ModelAnswerer
 from corsa.bench import extras
+from corsa.bench.published import publish
 from corsa.errors import TrainingError
 from corsa.files import unseal
 from corsa.matching import contains, normalise
@@ -110,6 +111,9 @@ def test_the_document_has_every_metric_of_every_method_with_its_interval(finishe
         assert found["mean"] == pytest.approx(sum(found["per_seed"]) / 2)
         assert found["low"] <= found["mean"] <= found["high"]
     assert {"newest.reliability", "earlier.lowest", "margins.mean", "portability"} <= lora.keys()
+    assert lora["library.paraphrases"]["per_seed"] == [0, 0]  # "Head of A:" is no packaged wording
+    assert lora["unseen.generality"] == lora["generality"]
+    assert lora["unseen.leak"] == lora["leak"]
     assert "steps" not in document["methods"]["in-context"]  # it trains nothing
     assert lora["newest.reliability"]["mean"] == 1.0
 
@@ -130,6 +134,18 @@ def test_the_end_is_measured_over_all_edits_as_check_does(finished, tiny):
         for name in ("reliability", "generality", "leak", "agreement", "kl", "forgetting"):
             assert document["methods"]["lora"][name]["per_seed"][place] == checked[name]
         assert checked["locality"]["n"] == 4  # one neighbour of each of four edits
+
+
+def test_a_run_notes_its_hardware_and_code_and_can_be_published(finished, tmp_path):
+    out, _ = finished
+    origin = unseal(out / "runs" / "lora-seed0.json")["origin"]
+    assert origin.keys() == {"commit", "cpu", "cores", "threads", "gpu"}
+    new, _ = publish(out, tmp_path)
+    assert len(new) == 4
+    text = new[0].read_text("utf-8")
+    assert "Who leads" not in text
+    assert "--methods lora --rounds 2 --edits 2 --seeds 0 --neighbours 1" in text
+    assert "--model tiny" in text  # a folder's name, not where it is
 
 
 def test_a_rounds_row_is_of_its_own_edits(finished):
@@ -283,6 +299,7 @@ def test_a_folder_with_something_else_is_left_alone(bench, tmp_path):
         (["--known-only"], "known_only was False and is now True"),
         (["--to", 8], "dataset to was None and is now 8"),
         (["--set", "rank=4"], "lora rank was 8 and is now 4"),
+        (["--set", "ft_layer=1"], "--set was"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_by_name(bench, finished, words, says):

@@ -57,7 +57,8 @@ ROWS = """
     session
     store
     __init__ demo
-    bench.contenders bench.datasets bench.draws bench.origin bench.runs bench.schedule bench.statistics
+    bench.contenders bench.datasets bench.draws bench.origin bench.overlap bench.schedule
+    bench.statistics bench.runs
     bench.tables bench.figures bench.published
     bench.runner
     cli

@@ -13,18 +13,16 @@ import torch
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def origin(device: str) -> dict[str, Any]:
+def hardware(device: str) -> dict[str, Any]:
     """What made the numbers, beside the versions that every protocol holds.
 
     Args:
         device: the model's, as torch names it.
 
     Returns:
-        `commit` of this package's checkout (`+changes` behind it where files differ; `None` where it is
-        none), `cpu`, `cores`, `threads` that torch uses, and `gpu` (`None` on a CPU).
+        `cpu`, `cores`, `threads` that torch uses, and `gpu` (`None` on a CPU).
     """
     return {
-        "commit": commit(Path(__file__).parent),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

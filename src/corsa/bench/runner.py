@@ -26,7 +26,7 @@ from corsa.bench.draws import draw
 from corsa.bench.extras import EXTRAS, PROTOCOLS
 from corsa.bench.figures import draw_figures
 from corsa.bench.finished import Finished
-from corsa.bench.origin import origin
+from corsa.bench.origin import commit, hardware
 from corsa.bench.runs import Runs, collect, replies
 from corsa.bench.schedule import Schedule
 from corsa.bench.tables import report, write_tables
@@ -176,6 +176,7 @@ class _Work:
         self.progress = progress
         self.loaded = load(benchmark.dataset, benchmark.data, benchmark.first, benchmark.last)
         self.record = self._agreed()
+        self.commit = commit(Path(__file__).parent)  # of the code that is loaded, not of later ones
         # Never written to: it holds the loaded model for the stores of all runs.
         self.home = Store.open(
             out / "stores" / "base",
@@ -339,7 +340,7 @@ class _Work:
             raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
         run["final"] |= extra
         run["extra"] = sorted(extra)
-        run["origin"] = origin(run["protocol"]["device"])
+        run["origin"] = {"commit": self.commit, **hardware(run["protocol"]["device"])}
         self.runs.write(contender.file_name, run, replies(store.ledger, contender.label, seed))
         if not keep_stores:
             remove_folder(store.path)

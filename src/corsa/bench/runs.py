@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corsa.bench.overlap import overlap
 from corsa.files import json_lines, seal, unseal, write_atomically
 from corsa.ledger import Ledger, Round
 from corsa.metrics import (
@@ -42,6 +43,7 @@ def collect(ledger: Ledger, *, multi_hop: bool) -> dict[str, Any]:
     seconds = {e["round"]: e["seconds"] for e in ledger.journal() if e["event"] == "round"}
     rounds = [_round_row(made, seconds.get(made.id, {})) for made in line]
     numbers, scores = line[-1].metrics(), _scores(line[-1])
+    subjects = {planned.key: planned.edit.subject for made in line for planned in made.edits()}
     matrix = {kind: numbers["retention"][kind]["matrix"] for kind in ("reliability", "generality")}
     last = matrix["reliability"][-1]
     final = {
@@ -49,6 +51,7 @@ def collect(ledger: Ledger, *, multi_hop: bool) -> dict[str, Any]:
         "newest.reliability": last[-1],
         "earlier.lowest": min((v for v in last[:-1] if v is not None), default=None),
         **flat(numbers),
+        **overlap(scores, subjects),
         "steps": _total(row["steps"] for row in rounds),
         "converged": mean(row["converged"] for row in rounds),
         **{f"seconds.{part}": _total(r["seconds"][part] for r in rounds) for part in _PARTS},

@@ -87,7 +87,13 @@ def run(method, seed, right=1.0, **changes):
         ],
         "protocol": {"rule": "exact", "dtype": "float32", "max_new_tokens": 32 + seed},
         "extra": [],
-        "origin": {"commit": "f" * 40, "cpu": "Abacus", "cores": 2, "threads": 2, "gpu": None},
+        "origin": {
+            "commit": "f" * 40 + "+changes",
+            "cpu": "Abacus",
+            "cores": 2,
+            "threads": 2,
+            "gpu": None,
+        },
     } | changes
 
 
@@ -232,9 +238,10 @@ def test_the_page_has_both_blocks_their_figures_and_what_is_missing(tmp_path):
     assert "sam under every seed" in main
     assert "corsa under seed 1" in main
     assert (
-        "| lora | 0, 1 | 1.0 min | 0.5 min | 2 threads on 2 cores, Abacus | ffffffffffff |" in text
+        "| lora | 0, 1 | 1.0 min | 0.5 min | 2 threads on 2 cores, Abacus | ffffffffffff+changes |"
+        in text
     )
-    assert "--methods 'corsa,lora,no-sam:corsa[sam=false,rank=4]' --rounds 2" in text
+    assert "--methods 'lora,corsa,no-sam:corsa[sam=false,rank=4]' --rounds 2" in text
     assert "--seeds 0,1" in text
     for line in text.splitlines():
         if line.startswith("!["):
