@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from corsa import Store, cli, floors
-from corsa.answerers import ModelAnswerer
+from corsa.answerers import ModelAnswerer, Reply
 from corsa.bench import extras
 from corsa.bench.published import publish
 from corsa.errors import TrainingError
@@ -572,6 +572,19 @@ def test_an_extra_measure_sees_the_finished_run_and_its_numbers_are_reported(
     assert "| probe.changed | 1.00 |" in (out / "table.md").read_text("utf-8")
 
 
+def test_sharpness_is_measured_after_every_round_on_that_rounds_model(bench, tmp_path):
+    out = tmp_path / "out"
+    code, _, err = bench(out, "--seeds", "0", "--extras", "curvature", methods="lora")
+    assert code == 0, err
+    run = unseal(out / "runs" / "lora-seed0.json")
+    first, last = run["rounds"]
+    assert first["sharpness"] > 0
+    assert first["sharpness"] != last["sharpness"]
+    for name in ("sharpness", "sharpness_sft"):
+        assert last[name] == run["final"][name]
+    assert "lora,0,1,round,sharpness," in (out / "metrics.csv").read_text("utf-8")
+
+
 def test_an_extra_measure_may_not_overwrite_one_of_the_stores(bench, tmp_path, monkeypatch):
     monkeypatch.setitem(extras.EXTRAS, "liar", lambda finished: {"leak": 0.0})
     code, _, err = bench(tmp_path / "out", "--seeds", "0", "--extras", "liar", methods="in-context")
@@ -591,6 +604,38 @@ def test_multi_hop_is_right_if_any_question_of_the_case_is_answered():
 
     assert _any_contains([probe(right=False), probe(right=True), probe(right=False)]) == 1
     assert _any_contains([probe(right=False)] * 3) == 0
+
+
+def test_portability_is_told_apart_by_what_knowedit_asks(tiny, tmp_path, monkeypatch):
+    def row(number):
+        name = f"Ann{number}"
+        return {
+            "subject": name,
+            "prompt": f"The trade of {name} is",
+            "target_new": "smith",
+            "ground_truth": "clerk",
+            "portability": {
+                "Reasoning": [{"prompt": f"{name}'s tool is", "ground_truth": "hammer"}],
+                "Subject_Aliasing": [{"prompt": f"A{number}'s trade is", "ground_truth": "smith"}],
+            },
+            "locality": {},
+        }
+
+    def answers(self, prompts, *rest, **keywords):
+        return [Reply("a hammer" if "tool" in prompt else "no idea", (1,)) for prompt in prompts]
+
+    monkeypatch.setattr(ModelAnswerer, "answers", answers)
+    path, out = tmp_path / "k.json", tmp_path / "out"
+    path.write_text(json.dumps([row(n) for n in range(2)]), "utf-8")
+    words = ["--methods", "in-context", "--model", tiny, "--out", out, *SMALL]
+    words += ["--seeds", "0", "--rounds", 1]
+    code, text, err = call("bench", "knowedit-counterfact", "--data", path, "--json", *words)
+    assert code == 0, err
+    found = json.loads(text)["methods"]["in-context"]
+    assert found["portability"]["mean"] == 0.5
+    assert found["portability.Reasoning"]["mean"] == 1.0
+    assert found["portability.Subject_Aliasing"]["mean"] == 0.0
+    assert "| … reasoning | 100.0 % |" in (out / "table.md").read_text("utf-8")
 
 
 def test_a_locked_folder_is_somebody_elses(bench, tmp_path):

@@ -23,7 +23,7 @@ from typing import Any
 from corsa.bench.contenders import Contender
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
-from corsa.bench.extras import EXTRAS, PROTOCOLS
+from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS
 from corsa.bench.figures import draw_figures
 from corsa.bench.finished import Finished
 from corsa.bench.origin import commit, hardware
@@ -333,13 +333,18 @@ class _Work:
             "seed": seed,
             "config": contender.config(b.settings, seed).to_dict(),
             "draw": {key: drawn[key] for key in _OF_DRAWS if key in drawn},
-            **collect(store.ledger, multi_hop=DATASETS[b.dataset].multi_hop),
+            **collect(
+                store.ledger,
+                multi_hop=DATASETS[b.dataset].multi_hop,
+                types=self.loaded.types,
+            ),
         }
         extra = self._extras(store, contender.config(b.settings, seed), schedule)
         if taken := sorted(extra.keys() & run["final"].keys()):
             raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
         run["final"] |= extra
         run["extra"] = sorted(extra)
+        self._extras_of_rounds(store, contender.config(b.settings, seed), run["rounds"], schedule)
         run["origin"] = {"commit": self.commit, **hardware(run["protocol"]["device"])}
         self.runs.write(contender.file_name, run, replies(store.ledger, contender.label, seed))
         if not keep_stores:
@@ -358,6 +363,20 @@ class _Work:
                 finished = Finished(base, before, after, edits, config, progress, data)
                 found |= EXTRAS[name](finished)
         return found
+
+    def _extras_of_rounds(
+        self, store: Store, config: Config, rows: Sequence[dict[str, Any]], progress: Progress
+    ) -> None:
+        """What is measured of every round, into its row."""
+        measures = [EACH_ROUND[name] for name in self.benchmark.extras if name in EACH_ROUND]
+        line = store.ledger.lineage(store.head)
+        for place, row in enumerate(rows if measures else (), 1):
+            edits = holding([planned for made in line[:place] for planned in made.edits()])
+            progress.begin(f"measuring the sharpness after round {row['round']}")
+            options = {"round": row["round"], "progress": progress, **config.to_dict()}
+            with store.opened(**options) as (base, before, after):
+                for measure in measures:
+                    row |= measure(Finished(base, before, after, edits, config, progress))
 
     def sum_up(self) -> dict[str, Any] | None:
         """Write the report of all finished runs.

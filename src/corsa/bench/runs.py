@@ -14,6 +14,7 @@ from typing import Any
 from corsa.bench.overlap import overlap
 from corsa.files import json_lines, seal, unseal, write_atomically
 from corsa.ledger import Ledger, Round
+from corsa.matching import normalise
 from corsa.metrics import (
     Number,
     Score,
@@ -29,12 +30,15 @@ from corsa.metrics import (
 _NO_NUMBERS = ("edits", "forgotten", "protocol", "training", "sha256", "rounds")
 
 
-def collect(ledger: Ledger, *, multi_hop: bool) -> dict[str, Any]:
+def collect(
+    ledger: Ledger, *, multi_hop: bool, types: Mapping[tuple[str, str], str]
+) -> dict[str, Any]:
     """What a finished store says about its method.
 
     Args:
         ledger: its rounds; the last one was measured in full.
         multi_hop: whether an edit's portability probes ask one thing in several wordings.
+        types: what portability probes ask, by edit's id and normalised prompt.
 
     Returns:
         Plain data: `final`, `rounds`, `matrix`, `edits`, `protocol`.
@@ -58,6 +62,12 @@ def collect(ledger: Ledger, *, multi_hop: bool) -> dict[str, Any]:
     }
     if multi_hop:
         final["multi_hop"] = mean(map(_any_contains, _probes_by_edit(scores).values()))
+    asked = of_kind(scores, "portability")
+    for kind in sorted(set(types.values())):
+        chosen = [
+            score for score in asked if types.get((score.edit_id, normalise(score.prompt))) == kind
+        ]
+        final[f"portability.{kind}"] = mean(by_edit(chosen, lambda s: s.contains))
     return {
         "final": final,
         "rounds": rounds,
