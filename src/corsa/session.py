@@ -15,6 +15,7 @@ import torch
 
 from corsa.acceptance import Condition, missed
 from corsa.answerers import Answerer, RememberingAnswerer
+from corsa.clock import Clock
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import BadEditsError, Fault, NotAcceptedError, UsageError
@@ -282,13 +283,16 @@ class Session:
         """
         self.ledger = ledger
         self.check_parent()
-        clock = _Clock()
         pending = Pending(ledger, self.config, reading.edits)
+        clock = Clock(pending.folder)
         if (made := pending.finished()) is not None:
+            clock.take_up()
             self.progress.say(f"round {made.id} had been finished before the interruption")
         else:
             pending.begin(self.progress, discard=discard)
-            made = self._new_round(ledger, pending, reading, trackers, clock, in_full=in_full)
+            clock.take_up()
+            with clock.running():
+                made = self._new_round(ledger, pending, reading, trackers, clock, in_full=in_full)
         misses = missed(conditions, made.metrics())
         pending.finish(made, clock.seconds, _peak_bytes(self.model), misses)
         if misses:
@@ -305,7 +309,7 @@ class Session:
         pending: Pending,
         reading: Reading,
         trackers: Sequence[GeneralTracker],
-        clock: _Clock,
+        clock: Clock,
         *,
         in_full: bool,
     ) -> Round:
@@ -432,16 +436,3 @@ def _peak_bytes(model: BaseModel) -> int:
 
     scale = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
-class _Clock:
-    """Seconds that the parts of a round took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = round(now - self._last, 2)
-        self._last = now

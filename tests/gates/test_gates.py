@@ -42,7 +42,7 @@ PUBLIC = [
 ROWS = """
     errors progress sentences bench
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
-    config edits chat acceptance checkpoints gguf_conversion render
+    config edits chat acceptance checkpoints clock gguf_conversion render
     planning validation packing sources variations
     readers ledger tree_attention memory
     forward
