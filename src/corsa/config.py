@@ -1,6 +1,8 @@
 """Every setting of a round: its default, its meaning and its limits, in one place.
 
-Methods and presets are names for settings, not code: `lora` is `corsa` with three switches off.
+Methods and presets are names for settings, not code. `lora`, `sam` and `sft+dpo` are the paper's
+baselines: some of its switches off, and nothing of what `corsa` has beyond the paper. One switch of
+`corsa` is ablated by a setting: `method=corsa sam=false`.
 """
 
 from __future__ import annotations
@@ -18,25 +20,26 @@ from corsa.errors import ConfigError
 # Names of `corsa.projection.WEIGHTS`, which cannot be asked without importing torch.
 PROJECTIONS = ("pcgrad", "one-sided", "none")
 
+# Nothing beyond the paper: nothing replayed or kept, no fresh wordings, nothing told apart.
+_PLAIN: Mapping[str, Any] = {
+    "replay": 0,
+    "keep_pool": 0,
+    "positives": 0,
+    "contrast": 0,
+    "other_relations": 0.0,
+    "ascent": "exact",
+}
+_SFT_ALONE: Mapping[str, Any] = {"sft": True, "dpo": False, "projection": "none", "sam": False}
+
 # A method without settings trains nothing.
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "corsa": {"sft": True, "dpo": True, "projection": "pcgrad", "sam": True},
-    "lora": {"sft": True, "dpo": False, "projection": "none", "sam": False},
-    "sam": {"sft": True, "dpo": False, "projection": "none", "sam": True},
-    "sft+dpo": {"sft": True, "dpo": True, "projection": "none", "sam": False},
-    # As in ROME's comparison: nothing is replayed or kept beside the edits. Rate and `ft_bound` are what
-    # the embedded model needs, whose weights are large; ROME takes 5e-4 for both on GPT-2 XL.
-    "ft-l": {
-        "sft": True,
-        "dpo": False,
-        "projection": "none",
-        "sam": False,
-        "learning_rate": 5e-3,
-        "replay": 0,
-        "keep_pool": 0,
-        "positives": 0,
-        "contrast": 0,
-    },
+    "lora": {**_SFT_ALONE, **_PLAIN},
+    "sam": {**_SFT_ALONE, "sam": True, **_PLAIN},
+    "sft+dpo": {**_SFT_ALONE, "dpo": True, **_PLAIN},
+    # As in ROME's comparison. Rate and `ft_bound` are what the embedded model needs, whose weights are
+    # large; ROME takes 5e-4 for both on GPT-2 XL.
+    "ft-l": {**_SFT_ALONE, **_PLAIN, "learning_rate": 5e-3},
     "in-context": {},
     "retrieval": {},
 }
@@ -56,10 +59,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "epochs": 10,
         "warmup_steps": 5,
         "clip": 1.0,
-        "replay": 0,
-        "keep_pool": 0,
-        "positives": 0,
-        "contrast": 0,
+        **_PLAIN,
     },
 }
 
@@ -79,6 +79,8 @@ def _setting(
 @dataclass(frozen=True)
 class Config:
     """The settings of one round. `--set KEY=VALUE` on the command line, keywords in Python.
+
+    Every setting is taken as given: `make_config` is what fills in those of a method or preset.
 
     Raises:
         ConfigError: if a value is out of range or two settings contradict each other.
@@ -206,6 +208,11 @@ class Config:
         losses = self.sft + self.dpo
         if not self.trains:
             return
+        if self._is_corsa_by_another_name():
+            raise ConfigError(
+                f"method={self.method} with none of that method's settings is method=corsa: "
+                f"make_config({{'method': {self.method!r}}}) fills them in"
+            )
         if losses == 0:
             raise ConfigError(
                 "sft=false and dpo=false leave nothing to train: switch one of them on"
@@ -223,6 +230,11 @@ class Config:
         """Whether the method changes weights."""
         return bool(METHODS[self.method])
 
+    def _is_corsa_by_another_name(self) -> bool:
+        default = {spec.name: spec.default for spec in dataclasses.fields(self)}
+        own = {k for k, value in METHODS[self.method].items() if value != default[k]}
+        return bool(own) and all(getattr(self, name) == default[name] for name in own)
+
     def to_dict(self) -> dict[str, Any]:
         """All settings by name.
 
@@ -233,7 +245,7 @@ class Config:
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:
-    """Settings as a user gives them: preset, then method, then single settings.
+    """Settings as a user gives them: the method's, over them the preset's, over them single ones.
 
     Args:
         settings: by name; values may be strings as typed on a command line.

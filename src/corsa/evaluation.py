@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import product
 from typing import Any
 
 import torch
 
 from corsa.answerers import Answerer, Reply
 from corsa.edits import Edit
+from corsa.errors import TemplateError
 from corsa.matching import contains, exact, squad
 from corsa.metrics import Score
 from corsa.planning import PlannedEdit
@@ -97,6 +99,28 @@ def reply_length_of(base: Any, edits: Sequence[Edit]) -> int:
     return reply_length(base, targets)
 
 
+def unusable(base: Any, edits: Sequence[Edit]) -> Iterator[tuple[Edit, str]]:
+    """Which of some edits the model cannot take, and why.
+
+    Args:
+        base: a `BaseModel`.
+        edits: asked together.
+
+    Yields:
+        The edit and what is wrong with it: an answer that the chat template does not write as it is, or
+        a prompt that is too long (`too_long`).
+    """
+    for edit in edits:
+        targets = filter(None, (edit.target_new, edit.target_old))
+        for prompt, target in product((edit.prompt, *edit.train_paraphrases), targets):
+            try:
+                base.chat.exchange(prompt, target)
+            except TemplateError as error:
+                yield edit, f"the answer {target[:40]!r} cannot be written: {error}"
+                break
+    yield from too_long(base, edits)
+
+
 def too_long(base: Any, edits: Sequence[Edit]) -> Iterator[tuple[Edit, str]]:
     """Which of some edits' prompts the model cannot read with room for a reply.
 
@@ -123,7 +147,7 @@ def too_long(base: Any, edits: Sequence[Edit]) -> Iterator[tuple[Edit, str]]:
                 yield (
                     edit,
                     f"the {what} {prompt[:40]!r}… with room for a reply takes {used} tokens and "
-                    f"{base.source.name} reads {limit}",
+                    f"{base.source.name} reads {limit}: shorten it",
                 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corsa.clock import FILE as SECONDS
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import CorruptError
@@ -104,7 +105,7 @@ class Pending:
             for other in self.folder.iterdir():
                 if other.is_dir():
                     remove_folder(other)
-                elif other not in (path, self._ticket):
+                elif other not in (path, self._ticket, self.folder / SECONDS):
                     other.unlink()
             records = [planned.to_record() for planned in make(self.id)]
             write_atomically(path, seal({"plan": records}))

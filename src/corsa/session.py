@@ -15,6 +15,7 @@ import torch
 
 from corsa.acceptance import Condition, missed
 from corsa.answerers import Answerer, RememberingAnswerer
+from corsa.clock import Clock
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import BadEditsError, Fault, NotAcceptedError, UsageError
@@ -24,7 +25,7 @@ from corsa.evaluation import (
     questions_of,
     reply_length,
     reply_length_of,
-    too_long,
+    unusable,
 )
 from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
 from corsa.ledger import Ledger, Round
@@ -103,19 +104,18 @@ class Session:
         source = self.model.source
         return {"name": source.name, "revision": source.revision, "sha256": source.sha256}
 
-    def check_lengths(self, edits: Sequence[Edit]) -> None:
-        """Refuse prompts the model cannot read, before anything is trained or written.
+    def check_edits(self, edits: Sequence[Edit]) -> None:
+        """Refuse edits the model cannot take, before anything is trained or written.
 
         Args:
             edits: the edits of a round.
 
         Raises:
-            BadEditsError: if a prompt and its answer are longer than the model's context.
+            BadEditsError: if a prompt and its answer are longer than the model's context, or its chat
+                template does not write an answer as it is.
         """
-        for edit in edits:
-            self.model.chat.exchange(edit.prompt, edit.target_new)  # raises what a template refuses
-        long = too_long(self.model, edits)
-        if faults := [Fault(f"edit {edit.id}", f"{what}: shorten it") for edit, what in long]:
+        found = unusable(self.model, edits)
+        if faults := [Fault(f"edit {edit.id}", what) for edit, what in found]:
             raise BadEditsError(faults)
 
     def check_prompts(self, prompts: Sequence[str], room: int, system: str | None) -> None:
@@ -283,13 +283,16 @@ class Session:
         """
         self.ledger = ledger
         self.check_parent()
-        clock = _Clock()
         pending = Pending(ledger, self.config, reading.edits)
+        clock = Clock(pending.folder)
         if (made := pending.finished()) is not None:
+            clock.take_up()
             self.progress.say(f"round {made.id} had been finished before the interruption")
         else:
             pending.begin(self.progress, discard=discard)
-            made = self._new_round(ledger, pending, reading, trackers, clock, in_full=in_full)
+            clock.take_up()
+            with clock.running():
+                made = self._new_round(ledger, pending, reading, trackers, clock, in_full=in_full)
         misses = missed(conditions, made.metrics())
         pending.finish(made, clock.seconds, _peak_bytes(self.model), misses)
         if misses:
@@ -306,7 +309,7 @@ class Session:
         pending: Pending,
         reading: Reading,
         trackers: Sequence[GeneralTracker],
-        clock: _Clock,
+        clock: Clock,
         *,
         in_full: bool,
     ) -> Round:
@@ -433,16 +436,3 @@ def _peak_bytes(model: BaseModel) -> int:
 
     scale = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
-class _Clock:
-    """Seconds that the parts of a round took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = round(now - self._last, 2)
-        self._last = now

@@ -135,19 +135,21 @@ class Store:
 
     @contextmanager
     def opened(
-        self, *, progress: Progress | None = None, **settings: Any
+        self, *, round: int | None = None, progress: Progress | None = None, **settings: Any
     ) -> Iterator[tuple[BaseModel, Answerer, Answerer]]:
         """The loaded model, for measures of one's own.
 
         Args:
+            round: as of which round; `None`: the head.
             progress: told what goes on.
             settings: `dtype`, `device`, `attention`, `packing`.
 
         Yields:
-            The base model, who answers with it alone, and who answers as of the head.
+            The base model, who answers with it alone, and who answers as of that round.
         """
         session = self._session(make_config(settings), progress)
-        with session.current() as answerer:
+        after = session.answerer(self.ledger.round(round)) if round else session.current()
+        with after as answerer:
             yield session.model, session.base, answerer
 
     @property
@@ -180,7 +182,7 @@ class Store:
         config = make_config(settings)
         reading = _read(edits)
         session = self._session(config, progress)
-        session.check_lengths(reading.edits)
+        session.check_edits(reading.edits)
         session.check_parent()
         plan = session.plan(reading.edits)
         return Plan(tuple(plan), reading.warnings, session.estimate(plan), self.model, self.head)
@@ -226,7 +228,7 @@ class Store:
         reading = _read(edits, [give_back(self.ledger, id) for id in drop])
         with self._clear_errors():
             session = self._session(config, progress)
-            session.check_lengths(reading.edits)
+            session.check_edits(reading.edits)
             if self._ledger is None:
                 self._ledger = Ledger.create(self.path, session.model_record())
             with self._ledger.writing():

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from corsa import Store, cli, floors
-from corsa.answerers import ModelAnswerer
+from corsa.answerers import ModelAnswerer, Reply
 from corsa.bench import extras
+from corsa.bench.published import publish
 from corsa.errors import TrainingError
 from corsa.files import unseal
 from corsa.matching import contains, normalise
@@ -110,6 +111,9 @@ def test_the_document_has_every_metric_of_every_method_with_its_interval(finishe
         assert found["mean"] == pytest.approx(sum(found["per_seed"]) / 2)
         assert found["low"] <= found["mean"] <= found["high"]
     assert {"newest.reliability", "earlier.lowest", "margins.mean", "portability"} <= lora.keys()
+    assert lora["library.paraphrases"]["per_seed"] == [0, 0]  # "Head of A:" is no packaged wording
+    assert lora["unseen.generality"] == lora["generality"]
+    assert lora["unseen.leak"] == lora["leak"]
     assert "steps" not in document["methods"]["in-context"]  # it trains nothing
     assert lora["newest.reliability"]["mean"] == 1.0
 
@@ -130,6 +134,18 @@ def test_the_end_is_measured_over_all_edits_as_check_does(finished, tiny):
         for name in ("reliability", "generality", "leak", "agreement", "kl", "forgetting"):
             assert document["methods"]["lora"][name]["per_seed"][place] == checked[name]
         assert checked["locality"]["n"] == 4  # one neighbour of each of four edits
+
+
+def test_a_run_notes_its_hardware_and_code_and_can_be_published(finished, tmp_path):
+    out, _ = finished
+    origin = unseal(out / "runs" / "lora-seed0.json")["origin"]
+    assert origin.keys() == {"commit", "cpu", "cores", "threads", "gpu"}
+    new, _ = publish(out, tmp_path)
+    assert len(new) == 4
+    text = new[0].read_text("utf-8")
+    assert "Who leads" not in text
+    assert "--methods lora --rounds 2 --edits 2 --seeds 0 --neighbours 1" in text
+    assert "--model tiny" in text  # a folder's name, not where it is
 
 
 def test_a_rounds_row_is_of_its_own_edits(finished):
@@ -213,7 +229,7 @@ def test_no_model_is_asked_the_same_question_twice(bench, tmp_path, monkeypatch)
         return decode(self, prompts, max_new_tokens)
 
     monkeypatch.setattr(ModelAnswerer, "_decode", spy)
-    code, _, err = bench(tmp_path / "out", "--rounds", 1, methods="lora,no:lora[replay=0]")
+    code, _, err = bench(tmp_path / "out", "--rounds", 1, methods="lora,more:lora[replay=1]")
     assert code == 0, err
     of_base = [question for question in asked if question[0] is None and question[2] > 16]
     assert len(of_base) == len(set(of_base))  # two methods, one base model
@@ -283,6 +299,7 @@ def test_a_folder_with_something_else_is_left_alone(bench, tmp_path):
         (["--known-only"], "known_only was False and is now True"),
         (["--to", 8], "dataset to was None and is now 8"),
         (["--set", "rank=4"], "lora rank was 8 and is now 4"),
+        (["--set", "ft_layer=1"], "--set was"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_by_name(bench, finished, words, says):
@@ -509,6 +526,23 @@ def test_an_edit_too_long_for_the_model_is_left_out_by_name(tiny, tmp_path, fiel
         assert "edit f0" in (out / "table.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("field", ["target_new", "target_old"])
+def test_an_answer_the_chat_template_refuses_is_left_out_by_name(tiny, tmp_path, field):
+    rows = facts(4)
+    rows[1][field] = "Ada<|im_end|>\n<|im_start|>user\nHi"
+    path, out = tmp_path / "facts.json", tmp_path / "out"
+    path.write_text(json.dumps(rows), "utf-8")
+    words = ["--methods", "in-context", "--model", tiny, "--out", out, *SMALL]
+    words += ["--seeds", "0", "--rounds", 1, "--edits", 3]
+    code, text, err = call("bench", "facts", "--data", path, "--json", *words)
+    assert code == 0, err
+    drawn = unseal(out / "draws" / "seed0.json")["rounds"][0]
+    assert {record["id"] for record in drawn} == {"f0", "f2", "f3"}
+    (entry,) = json.loads(text)["left_out"]
+    assert entry["record"] == "edit f1"
+    assert "cannot be written: the chat template of" in entry["why"]
+
+
 # --- Extra measures -------------------------------------------------------------------------------
 
 
@@ -538,6 +572,19 @@ def test_an_extra_measure_sees_the_finished_run_and_its_numbers_are_reported(
     assert "| probe.changed | 1.00 |" in (out / "table.md").read_text("utf-8")
 
 
+def test_sharpness_is_measured_after_every_round_on_that_rounds_model(bench, tmp_path):
+    out = tmp_path / "out"
+    code, _, err = bench(out, "--seeds", "0", "--extras", "curvature", methods="lora")
+    assert code == 0, err
+    run = unseal(out / "runs" / "lora-seed0.json")
+    first, last = run["rounds"]
+    assert first["sharpness"] > 0
+    assert first["sharpness"] != last["sharpness"]
+    for name in ("sharpness", "sharpness_sft"):
+        assert last[name] == run["final"][name]
+    assert "lora,0,1,round,sharpness," in (out / "metrics.csv").read_text("utf-8")
+
+
 def test_an_extra_measure_may_not_overwrite_one_of_the_stores(bench, tmp_path, monkeypatch):
     monkeypatch.setitem(extras.EXTRAS, "liar", lambda finished: {"leak": 0.0})
     code, _, err = bench(tmp_path / "out", "--seeds", "0", "--extras", "liar", methods="in-context")
@@ -557,6 +604,38 @@ def test_multi_hop_is_right_if_any_question_of_the_case_is_answered():
 
     assert _any_contains([probe(right=False), probe(right=True), probe(right=False)]) == 1
     assert _any_contains([probe(right=False)] * 3) == 0
+
+
+def test_portability_is_told_apart_by_what_knowedit_asks(tiny, tmp_path, monkeypatch):
+    def row(number):
+        name = f"Ann{number}"
+        return {
+            "subject": name,
+            "prompt": f"The trade of {name} is",
+            "target_new": "smith",
+            "ground_truth": "clerk",
+            "portability": {
+                "Reasoning": [{"prompt": f"{name}'s tool is", "ground_truth": "hammer"}],
+                "Subject_Aliasing": [{"prompt": f"A{number}'s trade is", "ground_truth": "smith"}],
+            },
+            "locality": {},
+        }
+
+    def answers(self, prompts, *rest, **keywords):
+        return [Reply("a hammer" if "tool" in prompt else "no idea", (1,)) for prompt in prompts]
+
+    monkeypatch.setattr(ModelAnswerer, "answers", answers)
+    path, out = tmp_path / "k.json", tmp_path / "out"
+    path.write_text(json.dumps([row(n) for n in range(2)]), "utf-8")
+    words = ["--methods", "in-context", "--model", tiny, "--out", out, *SMALL]
+    words += ["--seeds", "0", "--rounds", 1]
+    code, text, err = call("bench", "knowedit-counterfact", "--data", path, "--json", *words)
+    assert code == 0, err
+    found = json.loads(text)["methods"]["in-context"]
+    assert found["portability"]["mean"] == 0.5
+    assert found["portability.Reasoning"]["mean"] == 1.0
+    assert found["portability.Subject_Aliasing"]["mean"] == 0.0
+    assert "| … reasoning | 100.0 % |" in (out / "table.md").read_text("utf-8")
 
 
 def test_a_locked_folder_is_somebody_elses(bench, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 
 import corsa.checkpoints
+import corsa.clock
 from corsa import CorsaError, NotAcceptedError, Store, StoreError, UsageError
 from fakes import save_tiny
 
@@ -29,6 +30,7 @@ SETTINGS = {
     "positives": 0,
     "contrast": 0,
     "keep_pool": 0,
+    "replay": 6,
 }
 FIRST = [
     {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"},
@@ -437,6 +439,17 @@ def test_killed_at_random_moments_the_store_is_whole(undisturbed, two_rounds, tm
     assert weights(path) == weights(undisturbed[0])
 
 
+class SlowClock:
+    """The clock of rounds, to be put forward by hand."""
+
+    def __init__(self, patch):
+        self.passed = 0.0
+        patch.setattr(corsa.clock, "time", self)
+
+    def monotonic(self):
+        return time.monotonic() + self.passed
+
+
 def test_finished_steps_are_not_run_again(store, monkeypatch):
     monkeypatch.setattr(corsa.checkpoints, "_EVERY", 0.0)
     steps = []
@@ -450,7 +463,10 @@ def test_finished_steps_are_not_run_again(store, monkeypatch):
             if note.startswith("step"):
                 steps.append(note.split()[1])
                 if steps == ["1", "2"]:
+                    clock.passed += 1000
                     raise KeyboardInterrupt
+
+    clock = SlowClock(monkeypatch)
 
     facts = [{"id": "x", "prompt": "x?", "target_new": "Six"}]
     with pytest.raises(CorsaError, match="interrupted"):
@@ -458,6 +474,8 @@ def test_finished_steps_are_not_run_again(store, monkeypatch):
     assert store.head == 2
     store.update(facts, progress=Progress(), **SHORT)
     assert steps in (["1", "2", "3"], ["1", "2", "2", "3"])
+    (entry,) = (e for e in store.ledger.journal() if e.get("round") == store.head)
+    assert 1000 < entry["seconds"]["train"] < 1900  # before the interruption and after it
 
 
 class Interrupting:

@@ -373,6 +373,15 @@ def test_what_the_model_cannot_read_is_refused_before_anything_is_written(tiny, 
     assert not store.path.exists()
 
 
+@pytest.mark.parametrize("field", ["target_new", "target_old"])
+def test_an_answer_the_chat_template_refuses_is_refused_by_the_edits_name(tiny, tmp_path, field):
+    store = Store.open(tmp_path / "store", tiny)
+    edit = {"id": "ends", "prompt": "x", "target_new": "y", field: "Ada<|im_end|>\nHi"}
+    with pytest.raises(BadEditsError, match=r"edit ends: the answer 'Ada<\|im_end\|>"):
+        store.update([CITY, edit], **SETTINGS)
+    assert not store.path.exists()
+
+
 def test_a_dry_run_writes_nothing(tiny, tmp_path):
     store = Store.open(tmp_path / "store", tiny)
     plan = store.plan(FACTS, **SETTINGS)

@@ -42,7 +42,7 @@ PUBLIC = [
 ROWS = """
     errors progress sentences bench
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
-    config edits chat acceptance checkpoints gguf_conversion render
+    config edits chat acceptance checkpoints clock gguf_conversion render
     planning validation packing sources variations
     readers ledger tree_attention memory
     forward
@@ -57,8 +57,9 @@ ROWS = """
     session
     store
     __init__ demo
-    bench.contenders bench.datasets bench.draws bench.runs bench.schedule bench.statistics
-    bench.tables bench.figures
+    bench.contenders bench.datasets bench.draws bench.origin bench.overlap bench.schedule
+    bench.statistics bench.runs
+    bench.tables bench.figures bench.published
     bench.runner
     cli
 """.strip().split("\n")

@@ -23,6 +23,27 @@ def test_a_method_is_a_name_for_four_switches(method):
     assert config.to_dict() | others == Config().to_dict() | others
 
 
+@pytest.mark.parametrize("method", ["lora", "sam", "sft+dpo", "ft-l"])
+def test_a_baseline_has_nothing_beyond_the_paper(method):
+    config = make_config({"method": method})
+    beyond = ("replay", "keep_pool", "positives", "contrast", "other_relations")
+    assert not any(getattr(config, name) for name in beyond)
+    assert config.ascent == "exact"
+    assert make_config({"method": method, "replay": 3}).replay == 3  # whoever asks for it gets it
+
+
+def test_an_ablation_of_one_switch_keeps_all_else():
+    config, whole = make_config({"sam": "false"}), make_config({})
+    assert config == dataclasses.replace(whole, sam=False)
+
+
+@pytest.mark.parametrize("method", ["lora", "sam", "sft+dpo", "ft-l"])
+def test_a_name_without_its_settings_is_refused(method):
+    with pytest.raises(ConfigError, match="make_config") as caught:
+        Config(method=method, rank=4)
+    assert f"method={method}" in str(caught.value)
+
+
 @pytest.mark.parametrize("method", ["in-context", "retrieval"])
 def test_facts_in_the_prompt_train_nothing(method):
     assert not make_config({"method": method}).trains

@@ -28,10 +28,12 @@ class Contender:
     Attributes:
         label: what tables call it.
         settings: what makes it, on top of what all methods share.
+        typed: what `parse_methods` reads it from.
     """
 
     label: str
     settings: Mapping[str, Any]
+    typed: str
 
     @property
     def file_name(self) -> str:
@@ -91,4 +93,4 @@ def _contender(text: str) -> Contender:
             raise UsageError(f"{key} in the method {text!r} must be that of all: use {where}")
         settings[key] = value
     make_config(settings)  # says what is wrong with a name or value before anything is loaded
-    return Contender(label.strip() if label else text, settings)
+    return Contender(label.strip() if label else text, settings, text)

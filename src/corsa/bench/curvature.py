@@ -28,8 +28,8 @@ from corsa.step import Example, loss_gradients
 
 EDITS = 16
 PROTOCOL = (
-    f"the first {EDITS} edits of the last round, nothing kept or replayed; all A and B matrices of the "
-    "adapter; Lanczos to 1 %"
+    f"the first {EDITS} edits of a round after it, nothing kept or replayed; all A and B matrices of "
+    "the adapter; Lanczos to 1 %"
 )
 # Relative accuracy of the eigenvalue: two rounds differ by far more.
 _TOLERANCE = 1e-2
@@ -46,22 +46,51 @@ def curvature(finished: Finished) -> Numbers:
         was trained on, in nats; hessian_top: the largest eigenvalue of ∇²L_SFT. `None` without an
         adapter.
     """
-    names = ("sharpness_sft", "sharpness", "hessian_top")
-    name, config = finished.adapter, finished.config
+    params, batch = _last_round(finished)
+    found = _sharpnesses(finished, params, batch)
+    if not batch:
+        return found | {"hessian_top": None}
+    with finished.base.using(finished.adapter):
+        top = top_eigenvalue(finished.base.forward, params, batch)
+    return found | {"hessian_top": _digits(top)}
+
+
+def round_sharpness(finished: Finished) -> Numbers:
+    """Sharpness alone: cheap enough for every round.
+
+    Args:
+        finished: a run after any of its rounds.
+
+    Returns:
+        sharpness_sft and sharpness, as in `curvature`.
+    """
+    return _sharpnesses(finished, *_last_round(finished))
+
+
+def _sharpnesses(
+    finished: Finished, params: Mapping[str, Tensor], batch: Sequence[Example]
+) -> Numbers:
+    if not batch:
+        return {"sharpness_sft": None, "sharpness": None}
+    config, forward = finished.config, finished.base.forward
+    sft = replace(config, sft=True, sft_weight=1.0, dpo=False, projection="none")
+    with finished.base.using(finished.adapter):
+        return {
+            "sharpness_sft": _digits(sharpness(forward, params, batch, sft)),
+            "sharpness": _digits(sharpness(forward, params, batch, config)),
+        }
+
+
+def _last_round(finished: Finished) -> tuple[Mapping[str, Tensor], list[Example]]:
+    """The adapter's parameters, and the first edits of the last round; none without an adapter."""
+    name = finished.adapter
     params = {} if name is None else Adapter(finished.base, name).params
     last = [edit for edit in finished.edits if edit.round == finished.edits[-1].round]
-    if not params or not last:
-        return dict.fromkeys(names)
-    batch = examples(finished.base, finished.before, last[:EDITS])
-    forward = finished.base.forward
-    sft = replace(config, sft=True, sft_weight=1.0, dpo=False, projection="none")
-    with finished.base.using(name):
-        numbers = (
-            sharpness(forward, params, batch, sft),
-            sharpness(forward, params, batch, config),
-            top_eigenvalue(forward, params, batch),
-        )
-    return {name: float(f"{value:.6g}") for name, value in zip(names, numbers, strict=True)}
+    return params, examples(finished.base, finished.before, last[:EDITS]) if params else []
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def examples(base: BaseModel, before: Answerer, edits: Sequence[PlannedEdit]) -> list[Example]:

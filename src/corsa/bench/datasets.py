@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from corsa.bench.upstream import from_hub, rows
@@ -36,11 +37,13 @@ class Translation(NamedTuple):
         record: not yet validated.
         problems: why the row cannot be used at all.
         notes: what of it is left out.
+        types: what its portability probes ask, by prompt, where the data set tells kinds apart.
     """
 
     record: dict[str, Any]
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    types: Mapping[str, str] = MappingProxyType({})
 
 
 class Dataset(NamedTuple):
@@ -68,11 +71,14 @@ class Loaded(NamedTuple):
         edits: in the order of the file.
         left_out: by name, with the reason.
         source: what was read: name, file, SHA-256, which records.
+        types: what portability probes ask, by edit's id and normalised prompt, where the data set tells
+            kinds apart.
     """
 
     edits: tuple[Edit, ...]
     left_out: tuple[LeftOut, ...]
     source: dict[str, Any]
+    types: Mapping[tuple[str, str], str]
 
 
 def load(name: str, data: Path | None = None, first: int = 0, last: int | None = None) -> Loaded:
@@ -97,7 +103,7 @@ def load(name: str, data: Path | None = None, first: int = 0, last: int | None =
         raise UsageError(f"{name!r} is a file of your own: say which with --data FILE")
     path = data or from_hub(str(dataset.repository), dataset.file, "--data FILE")
     placed = list(enumerate(rows(path)))[first:last]
-    edits, left_out = _usable(placed, name)
+    edits, left_out, types = _usable(placed, name)
     if not edits:
         why = f": {left_out[0].record}: {left_out[0].why}" if left_out else ""
         raise UsageError(f"{path} has no usable record from {first} to {last or 'its end'}{why}")
@@ -110,23 +116,25 @@ def load(name: str, data: Path | None = None, first: int = 0, last: int | None =
         "records": len(placed),
         "usable": len(edits),
     }
-    return Loaded(tuple(edits), tuple(left_out), source)
+    return Loaded(tuple(edits), tuple(left_out), source, types)
 
 
 def _usable(
     placed: list[tuple[int, Mapping[str, Any]]], name: str
-) -> tuple[list[Edit], list[LeftOut]]:
+) -> tuple[list[Edit], list[LeftOut], dict[tuple[str, str], str]]:
     """All records that can stand in one sample: faulty ones go, and of rivals the later one."""
     left_out: list[LeftOut] = []
     kept: list[Row] = []
+    types: dict[tuple[str, str], str] = {}
     for place, row in placed:
         try:
-            record, problems, notes = DATASETS[name].translate(row, place)
+            record, problems, notes, kinds = DATASETS[name].translate(row, place)
         except (KeyError, TypeError, AttributeError) as error:
             left_out.append(LeftOut(f"record {place}", f"is not in the layout of {name} ({error})"))
             continue
         where = f"record {place} ({record.get('id', 'no id')})"
         kept.append(Row(where, record, problems))
+        types |= {(record["id"], normalise(prompt)): kind for prompt, kind in kinds.items()}
         left_out += [LeftOut(where, note) for note in notes]
     while kept:
         try:
@@ -137,7 +145,7 @@ def _usable(
         left_out += [LeftOut(row.where, faults[row.where]) for row in kept if row.where in faults]
         kept = [row for row in kept if row.where not in faults]
     # One by one: a probe must not go because it is the prompt of a record nobody draws.
-    return [edit_from_record(row.value, row.where) for row in kept], left_out
+    return [edit_from_record(row.value, row.where) for row in kept], left_out, types
 
 
 # --- Layouts --------------------------------------------------------------------------------------
@@ -215,9 +223,11 @@ def _knowedit(row: Mapping[str, Any], place: int) -> Translation:
         "subject": row["subject"],
     }
     notes = []
+    types: dict[str, str] = {}
     for field in ("portability", "locality"):
         record[field] = []
-        for probe in (p for group in (row.get(field) or {}).values() for p in group or ()):
+        groups = (row.get(field) or {}).items()
+        for kind, probe in ((kind, p) for kind, group in groups for p in group or ()):
             answers = list(_texts(probe["ground_truth"]))
             if not answers:
                 notes.append(f"the {field} probe {short(probe['prompt'])} has no answer")
@@ -225,7 +235,9 @@ def _knowedit(row: Mapping[str, Any], place: int) -> Translation:
                 notes.append(f"the {field} probe {short(probe['prompt'])} is the edit's own prompt")
             else:
                 record[field].append({"prompt": probe["prompt"], "answer": answers})
-    return Translation(record, (), tuple(notes))
+                if field == "portability":
+                    types.setdefault(probe["prompt"], kind)
+    return Translation(record, (), tuple(notes), types)
 
 
 def _texts(answer: Any) -> Iterator[str]:

@@ -18,7 +18,7 @@ from corsa.readers import edits_from_records
 _BATCH = 64
 
 Knows = Callable[[Sequence[Edit]], Sequence[bool]]
-TooLong = Callable[[Sequence[Edit]], Mapping[str, str]]
+Unusable = Callable[[Sequence[Edit]], Mapping[str, str]]
 
 
 def shuffled(edits: Sequence[Edit], seed: int) -> list[Edit]:
@@ -40,7 +40,7 @@ def draw(
     rounds: int,
     per_round: int,
     knows: Knows | None = None,
-    too_long: TooLong | None = None,
+    unusable: Unusable | None = None,
 ) -> dict[str, Any]:
     """The edits of every round under a seed.
 
@@ -50,13 +50,13 @@ def draw(
         rounds: how many.
         per_round: edits of each.
         knows: whether the base model gives the old answer of some edits; only those are kept.
-        too_long: which of some edits the model cannot read, by id, and why; the next ones of the order
+        unusable: which of some edits the model cannot take, by id, and why; the next ones of the order
             take their places.
 
     Returns:
         Plain data: `rounds` as native records, how many were `drawn` and `kept`, `warnings`
         about probes left out because another edit of the draw changes their answer, and what is
-        `left_out` because it is too long.
+        `left_out` because the model cannot take it.
 
     Raises:
         UsageError: if there are too few.
@@ -68,13 +68,13 @@ def draw(
         chosen = rest[:wanted] if knows is None else _known(rest, wanted, knows)
         if len(chosen) < wanted:
             which = " whose old answer the base model gives" if knows else ""
-            which += f", {len(left_out)} more are too long for it" if left_out else ""
+            which += f", {len(left_out)} more the model cannot take" if left_out else ""
             raise UsageError(
                 f"{rounds} rounds of {per_round} edits take {wanted}, and there are "
                 f"{len(chosen)}{which}: ask for fewer, or widen --from and --to"
             )
         # All together: the longest target says how much room is left for every reply.
-        found = too_long(chosen) if too_long else {}
+        found = unusable(chosen) if unusable else {}
         if not found:
             break
         left_out |= found

@@ -25,6 +25,9 @@ EXTRAS: dict[str, Extra] = {
     "lm-eval": harness.harness,
 }
 
+# What of them is measured after every round, too, on that round's model and edits: columns of its row.
+EACH_ROUND: dict[str, Extra] = {"curvature": curvature.round_sharpness}
+
 # One line to stand beside the numbers: what was asked, and how.
 PROTOCOLS: dict[str, str] = {
     "counterfact": probabilities.PROTOCOL,

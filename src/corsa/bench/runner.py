@@ -23,16 +23,17 @@ from typing import Any
 from corsa.bench.contenders import Contender
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
-from corsa.bench.extras import EXTRAS, PROTOCOLS
+from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS
 from corsa.bench.figures import draw_figures
 from corsa.bench.finished import Finished
+from corsa.bench.origin import commit, hardware
 from corsa.bench.runs import Runs, collect, replies
 from corsa.bench.schedule import Schedule
 from corsa.bench.tables import report, write_tables
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
-from corsa.evaluation import REPLY_TOKENS, drift_questions, too_long
+from corsa.evaluation import REPLY_TOKENS, drift_questions, unusable
 from corsa.files import remove_folder, seal, unseal, write_atomically
 from corsa.floors import agreement_floors
 from corsa.matching import contains
@@ -175,6 +176,7 @@ class _Work:
         self.progress = progress
         self.loaded = load(benchmark.dataset, benchmark.data, benchmark.first, benchmark.last)
         self.record = self._agreed()
+        self.commit = commit(Path(__file__).parent)  # of the code that is loaded, not of later ones
         # Never written to: it holds the loaded model for the stores of all runs.
         self.home = Store.open(
             out / "stores" / "base",
@@ -205,10 +207,12 @@ class _Work:
                 {
                     "label": contender.label,
                     "file_name": contender.file_name,
+                    "typed": contender.typed,
                     "config": _without_seed(contender.config(b.settings, 0).to_dict()),
                 }
                 for contender in b.methods
             ],
+            "settings": dict(b.settings),
             "left_out": [entry._asdict() for entry in self.loaded.left_out],
         }
 
@@ -279,16 +283,16 @@ class _Work:
             return unseal(path)
         edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
         knows = self._knows if b.known_only else None
-        return draw(edits, seed, b.rounds, b.edits, knows, self._too_long)
+        return draw(edits, seed, b.rounds, b.edits, knows, self._unusable)
 
-    def _too_long(self, edits: Sequence[Edit]) -> dict[str, str]:
-        """The edits that the model cannot read with their probes, by id, and why."""
+    def _unusable(self, edits: Sequence[Edit]) -> dict[str, str]:
+        """The edits that the model cannot take, by id, and why."""
         with self.home.opened(progress=self.progress, **self.benchmark.settings) as (model, *_):
-            return {edit.id: why for edit, why in too_long(model, edits)}
+            return {edit.id: why for edit, why in unusable(model, edits)}
 
     def _knows(self, edits: Sequence[Edit]) -> list[bool]:
         """Whether the base model gives the old answer of each edit, or may: it cannot read it."""
-        unread = self._too_long(edits)
+        unread = self._unusable(edits)
         asked = [edit for edit in edits if edit.id not in unread]
         if not asked:
             return [True] * len(edits)
@@ -324,18 +328,24 @@ class _Work:
             with schedule.round(contender.label, f"{name}, round {number}"):
                 # What all edits have become is asked once, when the last of them is in.
                 store.update(edits, progress=schedule, in_full=number == b.rounds, **settings)
-        run = {
+        run: dict[str, Any] = {
             "method": contender.label,
             "seed": seed,
             "config": contender.config(b.settings, seed).to_dict(),
             "draw": {key: drawn[key] for key in _OF_DRAWS if key in drawn},
-            **collect(store.ledger, multi_hop=DATASETS[b.dataset].multi_hop),
+            **collect(
+                store.ledger,
+                multi_hop=DATASETS[b.dataset].multi_hop,
+                types=self.loaded.types,
+            ),
         }
         extra = self._extras(store, contender.config(b.settings, seed), schedule)
         if taken := sorted(extra.keys() & run["final"].keys()):
             raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
         run["final"] |= extra
         run["extra"] = sorted(extra)
+        self._extras_of_rounds(store, contender.config(b.settings, seed), run["rounds"], schedule)
+        run["origin"] = {"commit": self.commit, **hardware(run["protocol"]["device"])}
         self.runs.write(contender.file_name, run, replies(store.ledger, contender.label, seed))
         if not keep_stores:
             remove_folder(store.path)
@@ -353,6 +363,20 @@ class _Work:
                 finished = Finished(base, before, after, edits, config, progress, data)
                 found |= EXTRAS[name](finished)
         return found
+
+    def _extras_of_rounds(
+        self, store: Store, config: Config, rows: Sequence[dict[str, Any]], progress: Progress
+    ) -> None:
+        """What is measured of every round, into its row."""
+        measures = [EACH_ROUND[name] for name in self.benchmark.extras if name in EACH_ROUND]
+        line = store.ledger.lineage(store.head)
+        for place, row in enumerate(rows if measures else (), 1):
+            edits = holding([planned for made in line[:place] for planned in made.edits()])
+            progress.begin(f"measuring the sharpness after round {row['round']}")
+            options = {"round": row["round"], "progress": progress, **config.to_dict()}
+            with store.opened(**options) as (base, before, after):
+                for measure in measures:
+                    row |= measure(Finished(base, before, after, edits, config, progress))
 
     def sum_up(self) -> dict[str, Any] | None:
         """Write the report of all finished runs.
@@ -420,11 +444,11 @@ def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
             f"this benchmark was begun otherwise: {'; '.join(differing)}; ask for the same, or give "
             "another --out"
         )
-    new = [method for method in asked["methods"] if method not in recorded["methods"]]
+    methods = {method["label"]: method for method in (*recorded["methods"], *asked["methods"])}
     return {
         **asked,
         "seeds": list(dict.fromkeys([*recorded["seeds"], *asked["seeds"]])),
-        "methods": [*recorded["methods"], *new],
+        "methods": list(methods.values()),
     }
 
 
@@ -432,6 +456,8 @@ def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What must not change between two commands, by the name a user would know."""
     for name in ("rounds", "edits", "known_only", "neighbours", "extras"):
         yield name, record[name]
+    if "settings" in record:  # not noted by earlier versions
+        yield "--set", record["settings"]
     for name in ("name", "sha256", "from", "to"):
         yield f"dataset {name}", record["dataset"][name]
     for name in ("name", "revision", "sha256"):

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corsa.bench.overlap import overlap
 from corsa.files import json_lines, seal, unseal, write_atomically
 from corsa.ledger import Ledger, Round
+from corsa.matching import normalise
 from corsa.metrics import (
     Number,
     Score,
@@ -28,12 +30,15 @@ from corsa.metrics import (
 _NO_NUMBERS = ("edits", "forgotten", "protocol", "training", "sha256", "rounds")
 
 
-def collect(ledger: Ledger, *, multi_hop: bool) -> dict[str, Any]:
+def collect(
+    ledger: Ledger, *, multi_hop: bool, types: Mapping[tuple[str, str], str]
+) -> dict[str, Any]:
     """What a finished store says about its method.
 
     Args:
         ledger: its rounds; the last one was measured in full.
         multi_hop: whether an edit's portability probes ask one thing in several wordings.
+        types: what portability probes ask, by edit's id and normalised prompt.
 
     Returns:
         Plain data: `final`, `rounds`, `matrix`, `edits`, `protocol`.
@@ -42,6 +47,7 @@ def collect(ledger: Ledger, *, multi_hop: bool) -> dict[str, Any]:
     seconds = {e["round"]: e["seconds"] for e in ledger.journal() if e["event"] == "round"}
     rounds = [_round_row(made, seconds.get(made.id, {})) for made in line]
     numbers, scores = line[-1].metrics(), _scores(line[-1])
+    subjects = {planned.key: planned.edit.subject for made in line for planned in made.edits()}
     matrix = {kind: numbers["retention"][kind]["matrix"] for kind in ("reliability", "generality")}
     last = matrix["reliability"][-1]
     final = {
@@ -49,12 +55,19 @@ def collect(ledger: Ledger, *, multi_hop: bool) -> dict[str, Any]:
         "newest.reliability": last[-1],
         "earlier.lowest": min((v for v in last[:-1] if v is not None), default=None),
         **flat(numbers),
+        **overlap(scores, subjects),
         "steps": _total(row["steps"] for row in rounds),
         "converged": mean(row["converged"] for row in rounds),
         **{f"seconds.{part}": _total(r["seconds"][part] for r in rounds) for part in _PARTS},
     }
     if multi_hop:
         final["multi_hop"] = mean(map(_any_contains, _probes_by_edit(scores).values()))
+    asked = of_kind(scores, "portability")
+    for kind in sorted(set(types.values())):
+        chosen = [
+            score for score in asked if types.get((score.edit_id, normalise(score.prompt))) == kind
+        ]
+        final[f"portability.{kind}"] = mean(by_edit(chosen, lambda s: s.contains))
     return {
         "final": final,
         "rounds": rounds,

@@ -43,8 +43,13 @@ ROWS = (
     Row("reversion", "reversion to the old answer"),
     Row("generality", "generality"),
     Row("generality_rules.contains", "… answer somewhere in the reply"),
+    Row("unseen.generality", "… wordings not in the library"),
+    Row("unseen.generality_contains", "… … answer somewhere in the reply"),
+    Row("library.paraphrases", "… paraphrases worded as in the library", share=False),
     Row("retention.generality.forgetting", "forgetting of paraphrases"),
     Row("leak", "leak"),
+    Row("unseen.leak", "… neighbours that name no packaged subject"),
+    Row("library.neighbours", "… neighbours that name one", share=False),
     Row("agreement", "agreement with the base"),
     Row("locality.agreement_floor", "… its floor"),
     Row("kept_knowledge", "kept knowledge"),
@@ -55,6 +60,9 @@ ROWS = (
     Row("drift.kept_knowledge", "elsewhere: kept knowledge"),
     Row("drift.kl", "elsewhere: KL, nats", share=False),
     Row("portability", "portability"),
+    Row("portability.Reasoning", "… reasoning"),
+    Row("portability.Logical_Generalization", "… logical generalisation"),
+    Row("portability.Subject_Aliasing", "… another name of the subject"),
     Row("multi_hop", "multi-hop, any question"),
     Row("margins.mean", "margin, nats", share=False),
     Row("margins.below_zero", "margins below zero"),
@@ -164,13 +172,23 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         The heads and the rows, as text; shares are in per cent.
     """
     methods = document["methods"]
+    heads = [_head(document, label) for label in methods]
     extra = [Row(name, name, share=False) for name in document["extra_metrics"]]
     rows = [
         [row.name, *(_cell(metrics.get(row.metric), row.share) for metrics in methods.values())]
         for row in (*ROWS, *extra)
         if any(row.metric in metrics for metrics in methods.values())
     ]
-    return ["", *methods], rows
+    return ["", *heads], rows
+
+
+def _head(document: Mapping[str, Any], label: str) -> str:
+    """A method's name, with its seeds where others have more."""
+    missing = {run["seed"] for run in document["unfinished"] if run["method"] == label}
+    seeds = [seed for seed in document["seeds"] if seed not in missing]
+    if seeds == document["seeds"]:
+        return label
+    return f"{label} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} only)"
 
 
 def _cell(found: Mapping[str, Any] | None, share: bool) -> str:
@@ -192,24 +210,62 @@ def markdown(document: Mapping[str, Any]) -> str:
     Returns:
         The text.
     """
-    data, seeds = document["dataset"], ", ".join(map(str, document["seeds"]))
-    heads, rows = table(document)
-    parts = [
-        f"# {data['name']}: {document['rounds']} rounds of {document['edits']} edits on "
-        f"{document['model']['name']}",
+    return (
+        "\n\n".join([f"# {title(document)}", *comparison(document), *background(document)]) + "\n"
+    )
+
+
+def title(document: Mapping[str, Any]) -> str:
+    """What was done, in a line.
+
+    Args:
+        document: from `report`.
+
+    Returns:
+        Data set, rounds, edits and model.
+    """
+    return (
+        f"{document['dataset']['name']}: {document['rounds']} rounds of {document['edits']} edits on "
+        f"{document['model']['name']}"
+    )
+
+
+def comparison(document: Mapping[str, Any], heading: str = "##") -> Iterator[str]:
+    """The table and the tests.
+
+    Args:
+        document: from `report`.
+        heading: what stands in front of headings.
+
+    Yields:
+        Paragraphs.
+    """
+    seeds = ", ".join(map(str, document["seeds"]))
+    yield (
         f"Means over the seeds {seeds}, in brackets the {document['interval']}. After the last round, "
-        "over all edits that hold; definitions in docs/metrics.md.",
-        _markdown_table(heads, rows),
-        *_tests(document["compared"]),
-        "## How it was measured",
-        _markdown_table(["", ""], [[k, _text(v)] for k, v in document["protocol"].items()]),
-        "## What was measured on",
-        "\n".join(f"- {line}" for line in _origin(document)),
-    ]
-    return "\n\n".join(parts) + "\n"
+        "over all edits that hold; definitions in docs/metrics.md."
+    )
+    yield markdown_table(*table(document))
+    yield from _tests(document["compared"], heading)
 
 
-def _tests(compared: Sequence[Mapping[str, Any]]) -> list[str]:
+def background(document: Mapping[str, Any], heading: str = "##") -> Iterator[str]:
+    """How it was measured, and on what.
+
+    Args:
+        document: from `report`.
+        heading: what stands in front of headings.
+
+    Yields:
+        Paragraphs.
+    """
+    yield f"{heading} How it was measured"
+    yield markdown_table(["", ""], [[k, _text(v)] for k, v in document["protocol"].items()])
+    yield f"{heading} What was measured on"
+    yield "\n".join(f"- {line}" for line in _origin(document))
+
+
+def _tests(compared: Sequence[Mapping[str, Any]], heading: str) -> list[str]:
     if not compared:
         return []
     heads = ["", "against", "metric", "difference, points", "p", "edits"]
@@ -218,10 +274,10 @@ def _tests(compared: Sequence[Mapping[str, Any]]) -> list[str]:
         for c in compared
     ]
     return [
-        "## Over the same edits",
+        f"{heading} Over the same edits",
         "Paired permutation test, two-sided, not corrected for the number of tests; in brackets the "
         "bootstrap interval over edits. It takes the training runs as they are.",
-        _markdown_table(heads, rows),
+        markdown_table(heads, rows),
     ]
 
 
@@ -258,7 +314,16 @@ def _origin(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"left out: {len(left_out) - _NAMED} more, all by name in report.json"
 
 
-def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows as Markdown.
+
+    Args:
+        heads: of the columns.
+        rows: their cells.
+
+    Returns:
+        The text.
+    """
     lines = [heads, ["---"] * len(heads), *rows]
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

@@ -15,7 +15,7 @@ from builders import (
 )
 from corsa.answerers import ContextAnswerer, ModelAnswerer
 from corsa.bench import curvature as module
-from corsa.bench.curvature import curvature, sharpness, top_eigenvalue
+from corsa.bench.curvature import curvature, round_sharpness, sharpness, top_eigenvalue
 from fakes import CHATML
 
 
@@ -122,6 +122,8 @@ def test_a_finished_run_is_measured_on_its_last_round(monkeypatch):
     assert seen == ["p0", "p1"]
     assert all(value > 0 for value in numbers.values())
     assert numbers["sharpness"] != numbers["sharpness_sft"]
+    each = round_sharpness(run)
+    assert each == {name: numbers[name] for name in ("sharpness_sft", "sharpness")}
     assert all(torch.equal(before[name], param) for name, param in adapter.params.items())
 
 
@@ -130,4 +132,4 @@ def test_without_an_adapter_there_is_no_number():
     alone = ModelAnswerer(base)
     for after in (alone, ContextAnswerer(base, []), Scripted()):
         run = finished([planned()], base=base, before=alone, after=after)
-        assert set(curvature(run).values()) == {None}
+        assert set(curvature(run).values()) == set(round_sharpness(run).values()) == {None}

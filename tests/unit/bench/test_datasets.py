@@ -199,6 +199,9 @@ def test_knowedit_takes_answers_as_text_or_as_lists_of_aliases(tmp_path):
         Probe("The trade of A1 is", ("smith", "smithy")),
     )
     assert edit.locality == (Probe("Ann1's home is", ("Oslo", "Bergen")),)
+    assert loaded.types["knowedit-1", "ann1's tool is"] == "Reasoning"
+    assert loaded.types["knowedit-1", "the trade of a1 is"] == "Subject_Aliasing"
+    assert len(loaded.types) == 6
     assert left_out(loaded)["record 1 (knowedit-1)"] == (
         'the locality probe "Ann1\'s other trade is" has no answer'
     )

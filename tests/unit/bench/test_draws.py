@@ -65,14 +65,14 @@ def test_a_probe_whose_answer_another_drawn_edit_changes_is_left_out():
     assert len(drawn["warnings"]) == 1
 
 
-def unread(*numbers):
+def refused(*numbers):
     return lambda edits: {edit.id: "long" for edit in edits if int(edit.id[1:]) in numbers}
 
 
 def test_what_the_model_cannot_read_is_left_out_by_name_and_the_next_takes_its_place():
     order = [edit.id for edit in shuffled(EDITS, 0)]
     numbers = [int(order[place][1:]) for place in (1, 4, 50)]
-    drawn = draw(EDITS, 0, 2, 2, too_long=unread(*numbers))
+    drawn = draw(EDITS, 0, 2, 2, unusable=refused(*numbers))
     assert [id for edits in ids(drawn) for id in edits] == [order[i] for i in (0, 2, 3, 5)]
     assert drawn["drawn"] == 6
     assert drawn["left_out"] == [{"record": f"edit {order[i]}", "why": "long"} for i in (1, 4)]
@@ -82,11 +82,11 @@ def test_what_the_model_cannot_read_is_left_out_by_name_and_the_next_takes_its_p
 def test_a_long_target_leaves_less_room_for_all_others():
     order = [edit.id for edit in shuffled(EDITS, 0)]
 
-    def too_long(edits):
+    def unusable(edits):
         return {order[0]: "long"} if {order[0], order[2]} <= {edit.id for edit in edits} else {}
 
-    assert ids(draw(EDITS, 0, 1, 2, too_long=too_long)) == [order[:2]]
-    assert ids(draw(EDITS, 0, 1, 3, too_long=too_long)) == [order[1:4]]
+    assert ids(draw(EDITS, 0, 1, 2, unusable=unusable)) == [order[:2]]
+    assert ids(draw(EDITS, 0, 1, 3, unusable=unusable)) == [order[1:4]]
 
 
 def test_of_known_edits_those_too_long_are_left_out_too():
@@ -94,13 +94,13 @@ def test_of_known_edits_those_too_long_are_left_out_too():
         return [int(edit.id[1:]) % 2 == 0 for edit in edits]
 
     even = [edit.id for edit in shuffled(EDITS, 0) if int(edit.id[1:]) % 2 == 0]
-    drawn = draw(EDITS, 0, 1, 3, knows, unread(int(even[1][1:])))
+    drawn = draw(EDITS, 0, 1, 3, knows, refused(int(even[1][1:])))
     assert ids(drawn) == [[even[0], even[2], even[3]]]
     assert drawn["left_out"] == [{"record": f"edit {even[1]}", "why": "long"}]
 
 
 def test_too_few_readable_edits_are_refused():
     with pytest.raises(
-        UsageError, match="there are 197, 3 more are too long for it: ask for fewer"
+        UsageError, match="there are 197, 3 more the model cannot take: ask for fewer"
     ):
-        draw(EDITS, 0, 20, 10, too_long=unread(1, 2, 3))
+        draw(EDITS, 0, 20, 10, unusable=refused(1, 2, 3))

@@ -108,7 +108,7 @@ def test_protocols_that_differ_are_all_named():
 
 def test_the_table_has_shares_in_per_cent_and_nothing_that_nobody_has():
     heads, rows = table(DOCUMENT)
-    assert heads == ["", "corsa", "lora"]
+    assert heads == ["", "corsa", "lora (seed 3 only)"]
     assert ["leak", "30.0 % [20.0, 40.0]", "60.0 %"] in rows
     assert ["KL(base ‖ edited), nats", "0.25 [0.25, 0.25]", "0.25"] in rows
     assert "portability" not in {row[0] for row in rows}

@@ -1,0 +1,188 @@
+"""Finished runs as small files of this repository, and docs/results.md made of those files alone.
+
+    corsa bench counterfact … --out compared
+    python benchmarks/publish.py add compared     # benchmarks/results/counterfact/<label>-seed<k>.json
+    python benchmarks/publish.py page             # docs/results.md and docs/results/*/*.png
+
+Commit each file once it is there: the page needs nothing else, so work goes on wherever it ended. Runs
+that were measured otherwise (rounds, edits, records, model) go into a folder of their own: --into NAME.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corsa.bench.figures import draw_figures
+from corsa.bench.published import command, publish, published, record_of, runs_of
+from corsa.bench.tables import background, comparison, markdown_table, report, title
+from corsa.errors import CorsaError
+from corsa.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+AGAIN = "python benchmarks/publish.py page"
+
+# The first of each block is what its others are tested against.
+MAIN = ("lora", "sft+dpo", "sam", "paper", "corsa", "in-context", "retrieval")
+# Ablations are everything else, beside the whole method.
+WHOLE = "corsa"
+
+Files = Sequence[Mapping[str, Any]]
+
+
+@click.group()
+def commands() -> None:
+    """Share finished runs, and write the page of results."""
+
+
+@commands.command()
+@click.argument("bench", type=click.Path(path_type=Path))
+@click.option("--into", metavar="NAME", help="folder in benchmarks/results; default: the data set")
+@click.option("--replace", is_flag=True, help="write over another run of the same name")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, hidden=True)
+def add(bench: Path, into: str | None, results: Path, *, replace: bool) -> None:
+    """Copy the finished runs of the bench folder BENCH, without prompts and replies."""
+    try:
+        new, known = publish(bench, results, into=into, replace=replace)
+    except CorsaError as error:
+        raise click.ClickException(str(error)) from error
+    for path in new:
+        click.echo(f"new: {path}")
+    click.echo(f"{len(new)} new, {len(known)} there already; commit them, then: {AGAIN}")
+
+
+@commands.command()
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, hidden=True)
+@click.option("--docs", type=click.Path(path_type=Path), default=DOCS, hidden=True)
+def page(results: Path, docs: Path) -> None:
+    """Write docs/results.md and its figures."""
+    parts = [
+        "# Results",
+        "Made of the files in [benchmarks/results](../benchmarks/results), tables and figures, by:",
+        f"```\n{AGAIN}\n```",
+        "[metrics.md](metrics.md) defines the numbers, [bench.md](bench.md) says how to read the "
+        "intervals and tests, [method.md](method.md) what the methods are.",
+    ]
+    folders = sorted({path.parent for path in results.glob("*/*-seed*.json")})
+    try:
+        for folder in folders:
+            parts += section(folder.name, published(folder), docs)
+    except CorsaError as error:
+        raise click.ClickException(str(error)) from error
+    if not folders:
+        raise click.ClickException(f"{results} holds no runs: add some first")
+    write_atomically(docs / "results.md", "\n\n".join(parts) + "\n")
+    click.echo(f"{docs / 'results.md'}: {', '.join(folder.name for folder in folders)}")
+
+
+def section(name: str, files: Files, docs: Path) -> Iterator[str]:
+    """All that one folder of small files says."""
+    labels = list(dict.fromkeys(file["run"]["method"] for file in files))
+    order = [*MAIN, *labels]
+    files = sorted(files, key=lambda file: order.index(file["run"]["method"]))
+    ablations = [label for label in labels if label not in MAIN]
+    whole = report(record_of(files, [*MAIN, *ablations]), runs_of(files))
+    yield f"## {title(whole)}"
+    if missing := [*lacking(whole)]:
+        yield "**Missing**: " + "; ".join(missing) + "."
+    yield from block(f"{name}-methods", "Methods", MAIN, files, docs)
+    if ablations:
+        yield from block(f"{name}-ablations", "Ablations", (WHOLE, *ablations), files, docs)
+    yield "### Time and hardware"
+    yield markdown_table(["", "seeds", "training", "measuring", "on", "code"], [*costs(files)])
+    yield "These runs, all of them, again:"
+    yield f"```\n{commanded(files)}\n```"
+    unusable = max(file["unusable_records"] for file in files)
+    draws = {file["run"]["seed"]: file["run"]["draw"] for file in files}.values()
+    yield from background({**whole, "unfinished": []}, "###")  # said above
+    yield (
+        f"- {unusable} records or probes of the data set cannot be used; "
+        f"{sum(len(draw['left_out']) for draw in draws)} drawn edits were left out, and there are "
+        f"{sum(draw['warnings'] for draw in draws)} warnings about probes of others"
+    )
+
+
+def block(
+    name: str, heading: str, labels: Sequence[str], files: Files, docs: Path
+) -> Iterator[str]:
+    """A table with its tests and figures."""
+    chosen = {label: [f for f in files if f["run"]["method"] == label] for label in labels}
+    there = [file for label in labels for file in chosen[label]]
+    yield f"### {heading}"
+    if not there:
+        yield "No run yet."
+        return
+    runs = runs_of(there)
+    seeds = sorted({file["run"]["seed"] for file in files})
+    document = report({**record_of(there, labels), "seeds": seeds}, runs)
+    yield from comparison(document, "####")
+    for path in draw_figures(docs / "results" / name, document, runs):
+        yield f"![{path.stem}]({path.relative_to(docs).as_posix()})"
+    yield f"Figures: `{AGAIN}`; seeds, time and hardware below."
+
+
+def lacking(document: Mapping[str, Any]) -> Iterator[str]:
+    """The methods with their missing seeds."""
+    seeds: dict[str, list[int]] = {}
+    for run in document["unfinished"]:
+        seeds.setdefault(run["method"], []).append(run["seed"])
+    for method, missing in seeds.items():
+        every = len(missing) == len(document["seeds"])
+        yield method + (
+            " under every seed" if every else f" under seed {', '.join(map(str, missing))}"
+        )
+
+
+def costs(files: Files) -> Iterator[list[str]]:
+    """What each method took, and where; several lines where seeds were run on different hardware."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for file in files:
+        run = file["run"]
+        key = (run["method"], hardware(run["origin"]), revision(run["origin"]["commit"]))
+        groups.setdefault(key, []).append(run)
+    for (method, where, code), runs in groups.items():
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        times = [mean_minutes([run["final"][f"seconds.{part}"] for run in runs]) for part in PARTS]
+        yield [method, seeds, *times, where, code]
+
+
+def revision(commit: str | None) -> str:
+    """A commit, short, with what it says of changes."""
+    if commit is None:
+        return "unknown"
+    known, plus, changes = commit.partition("+")
+    return f"{known[:12]}{plus}{changes}"
+
+
+PARTS = ("train", "measure")
+
+
+def mean_minutes(seconds: Sequence[float | None]) -> str:
+    """Minutes a run, as text."""
+    there = [value for value in seconds if value is not None]
+    return f"{sum(there) / len(there) / 60:.1f} min" if there else "–"
+
+
+def hardware(origin: Mapping[str, Any]) -> str:
+    """One line on what a run was made."""
+    cpu = f"{origin['threads']} threads on {origin['cores']} cores, {origin['cpu']}"
+    return f"{origin['gpu']}; {cpu}" if origin["gpu"] else cpu
+
+
+def commanded(files: Files) -> str:
+    """One command for all runs, or one for each way in which they were asked for."""
+    groups: dict[str, tuple[Mapping[str, Any], dict[str, None], dict[int, None]]] = {}
+    for file in files:
+        key = command(file["asked"], [""], [])
+        _, typed, seeds = groups.setdefault(key, (file["asked"], {}, {}))
+        typed[file["typed"]] = seeds[file["run"]["seed"]] = None
+    return "\n".join(
+        command(asked, list(typed), sorted(seeds)) for asked, typed, seeds in groups.values()
+    )
+
+
+if __name__ == "__main__":
+    commands()

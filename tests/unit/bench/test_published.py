@@ -1,0 +1,261 @@
+"""Small files of finished runs, and the page made of them by benchmarks/publish.py."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import corsa
+from corsa.bench.contenders import parse_methods
+from corsa.bench.published import command, publish, published, record_of, runs_of
+from corsa.bench.runs import Runs
+from corsa.bench.tables import report
+from corsa.errors import CorruptError, StoreError, UsageError
+from corsa.files import seal
+
+SCRIPT = Path(corsa.__file__).parents[2] / "benchmarks" / "publish.py"
+SECRET = "Who leads the secret record?"
+METHODS = "lora,corsa,no-sam:corsa[sam=false,rank=4]"
+
+
+def record(**changes):
+    return {
+        "dataset": {
+            "name": "counterfact",
+            "about": "CounterFact",
+            "file": "counterfact.json",
+            "sha256": "ab",
+            "from": 500,
+            "to": None,
+            "records": 20,
+            "usable": 19,
+        },
+        "model": {"name": "smollm2", "revision": None, "sha256": "cd"},
+        "rounds": 2,
+        "edits": 1,
+        "seeds": [0, 1],
+        "known_only": False,
+        "neighbours": 2,
+        "extras": {"wikitext": "/home/me/wiki.tokens", "fluency": None},
+        "extra_protocols": {"wikitext": "32 windows", "fluency": "100 tokens"},
+        "settings": {"drift": "false"},
+        "left_out": [{"record": "record 3", "why": f"two targets for {SECRET}"}],
+        "methods": [
+            {"label": c.label, "file_name": c.file_name, "typed": c.typed, "config": {}}
+            for c in parse_methods(METHODS)
+        ],
+    } | changes
+
+
+def run(method, seed, right=1.0, **changes):
+    return {
+        "method": method,
+        "seed": seed,
+        "config": {"rank": 4},
+        "draw": {
+            "drawn": 3,
+            "kept": 2,
+            "warnings": [f"the probe {SECRET!r} is left out"],
+            "left_out": [{"record": "edit e7", "why": f"{SECRET!r} is too long"}],
+        },
+        "final": {
+            "reliability": right,
+            "generality": right / 2,
+            "leak": 0.25,
+            "seconds.train": 60.0 + seed,
+            "seconds.measure": 30.0,
+        },
+        "rounds": [
+            {"round": 1, "reliability": 1.0, "forgetting": None, "converged": True, "seconds": {}},
+            {"round": 2, "reliability": right, "forgetting": 0.5, "converged": True, "seconds": {}},
+        ],
+        "matrix": {"reliability": [[1.0], [0.5, right]], "generality": [[0.0], [0.0, 0.0]]},
+        "edits": [
+            {
+                "round": n + 1,
+                "id": f"e{n}",
+                "reliability": right,
+                "generality": right / 2,
+                "leak": 0.25,
+                "portability": None,
+                "margin": 2.5,
+                "base_margin": -1.0,
+            }
+            for n in range(2)
+        ],
+        "protocol": {"rule": "exact", "dtype": "float32", "max_new_tokens": 32 + seed},
+        "extra": [],
+        "origin": {
+            "commit": "f" * 40 + "+changes",
+            "cpu": "Abacus",
+            "cores": 2,
+            "threads": 2,
+            "gpu": None,
+        },
+    } | changes
+
+
+def bench(folder, made, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.json").write_text(seal(record(**changes)), "utf-8")
+    runs = Runs(folder)
+    for each in made:
+        runs.write(each["method"], each, [{"prompt": SECRET, "reply": "a reply"}])
+    return folder
+
+
+def test_a_small_file_has_all_numbers_and_no_prompt_or_reply(tmp_path):
+    made = run("lora", 0)
+    new, known = publish(bench(tmp_path / "b", [made]), tmp_path / "results")
+    assert [str(path.relative_to(tmp_path)) for path in new] == [
+        "results/counterfact/lora-seed0.json"
+    ]
+    assert known == []
+    text = new[0].read_text("utf-8")
+    assert "secret" not in text
+    assert "a reply" not in text
+    assert "/home" not in text
+    (file,) = published(new[0].parent)
+    assert file["run"]["draw"] == {"drawn": 3, "kept": 2, "warnings": 1, "left_out": ["edit e7"]}
+    (again,) = runs_of([file])
+    for name in ("edits", "final", "rounds", "matrix", "config", "protocol", "origin"):
+        assert again[name] == made[name]
+
+
+def test_the_command_is_read_as_the_run_that_was_made(tmp_path):
+    (new,), _ = publish(bench(tmp_path / "b", [run("no-sam", 1)]), tmp_path / "results")
+    file = json.loads(new.read_text("utf-8"))
+    assert file["command"] == (
+        "corsa bench counterfact --data counterfact.json --methods "
+        "'no-sam:corsa[sam=false,rank=4]' --rounds 2 --edits 1 --seeds 1 --from 500 --neighbours 2 "
+        "--extras fluency,wikitext=wiki.tokens --set drift=false --out compared"
+    )
+    asked = file["asked"] | {
+        "dataset": file["asked"]["dataset"]
+        | {"file": "owner/name/test.parquet", "from": 0, "to": 9},
+        "model": {"name": "owner/model", "revision": "abc"},
+        "known_only": True,
+        "neighbours": None,
+        "extras": {},
+        "settings": {"drift": False},
+    }
+    assert command(asked, ["lora", "sam"], [0, 1]) == (
+        "corsa bench counterfact --methods lora,sam --rounds 2 --edits 1 --seeds 0,1 --to 9 "
+        "--model owner/model --revision abc --known-only --set drift=false --out compared"
+    )
+
+
+def test_runs_join_one_by_one_and_none_is_written_over_by_accident(tmp_path):
+    folder, results = tmp_path / "b", tmp_path / "results"
+    publish(bench(folder, [run("lora", 0)]), results)
+    new, known = publish(bench(folder, [run("lora", 1)]), results)
+    assert ([p.name for p in new], [p.name for p in known]) == (
+        ["lora-seed1.json"],
+        ["lora-seed0.json"],
+    )
+    other = bench(tmp_path / "other", [run("lora", 0, right=0.5), run("corsa", 0)])
+    with pytest.raises(UsageError, match=r"lora-seed0\.json is of another run: give --replace"):
+        publish(other, results)
+    assert not (results / "counterfact" / "corsa-seed0.json").exists()
+    publish(other, results, replace=True)
+    assert published(results / "counterfact")[1]["run"]["final"]["reliability"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rounds": 3}, "rounds is 3 and not 2"),
+        ({"neighbours": None}, "neighbours is None and not 2"),
+        ({"protocol": {"rule": "exact", "dtype": "bfloat16"}}, "dtype is bfloat16 and not float32"),
+    ],
+)
+def test_runs_measured_otherwise_share_no_folder(tmp_path, changes, says):
+    publish(bench(tmp_path / "b", [run("lora", 0)]), tmp_path / "results")
+    made = run("corsa", 0, **{k: v for k, v in changes.items() if k == "protocol"})
+    asked = {k: v for k, v in changes.items() if k != "protocol"}
+    other = bench(tmp_path / "other", [made], **asked)
+    with pytest.raises(UsageError, match=says):
+        publish(other, tmp_path / "results")
+    (new,), _ = publish(other, tmp_path / "results", into="apart")
+    assert new.parent.name == "apart"
+
+
+def test_what_is_no_bench_folder_or_has_nothing_finished_is_told(tmp_path):
+    with pytest.raises(StoreError, match="holds no benchmark"):
+        publish(tmp_path, tmp_path / "results")
+    with pytest.raises(UsageError, match=r"no run of .* is finished"):
+        publish(bench(tmp_path / "b", []), tmp_path / "results")
+    early = bench(tmp_path / "early", [run("lora", 0)])
+    content = {name: value for name, value in record().items() if name != "settings"}
+    (early / "bench.json").write_text(seal(content), "utf-8")
+    with pytest.raises(StoreError, match="with --resume"):
+        publish(early, tmp_path / "results")
+
+
+def test_a_file_changed_by_hand_is_not_believed(tmp_path):
+    (path,), _ = publish(bench(tmp_path / "b", [run("lora", 0)]), tmp_path / "results")
+    path.write_text(path.read_text("utf-8").replace("0.25", "0.01"), "utf-8")
+    with pytest.raises(CorruptError):
+        published(path.parent)
+
+
+def test_the_report_of_small_files_is_that_of_the_bench(tmp_path):
+    made = [run("lora", 0), run("lora", 1, 0.5), run("corsa", 0)]
+    publish(bench(tmp_path / "b", made), tmp_path / "results")
+    files = published(tmp_path / "results" / "counterfact")
+    whole = record()
+    own = report({**whole, "methods": whole["methods"][:2]}, made)
+    files = [*files[1:], files[0]]  # the first method is what the others are tested against
+    again = report(record_of(files, ["lora", "corsa"]), runs_of(files))
+    assert own["methods"] == again["methods"]
+    assert own["compared"] == again["compared"]
+    assert again["unfinished"] == own["unfinished"] == [{"method": "corsa", "seed": 1}]
+
+
+def script(*words):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_page_has_both_blocks_their_figures_and_what_is_missing(tmp_path):
+    made = [run("lora", 0, 0.5), run("lora", 1, 0.5), run("corsa", 0), run("no-sam", 0, 0.0)]
+    folder, results, docs = bench(tmp_path / "b", made), tmp_path / "results", tmp_path / "docs"
+    added = script("add", folder, "--results", results)
+    assert (added.returncode, "4 new" in added.stdout) == (0, True), added.stderr
+    assert "4 there already" in script("add", folder, "--results", results).stdout
+    docs.mkdir()
+    done = script("page", "--results", results, "--docs", docs)
+    assert done.returncode == 0, done.stderr
+    text = (docs / "results.md").read_text("utf-8")
+    main, ablations = text.split("### Ablations")
+    assert "| all edits right | 50.0 % [50.0, 50.0] | 100.0 % |" in main
+    assert "corsa (seed 0 only)" in main
+    assert "| corsa | lora | reliability | +50.0" in main
+    assert "| no-sam | corsa | reliability | -100.0" in ablations
+    assert "sam under every seed" in main
+    assert "corsa under seed 1" in main
+    assert (
+        "| lora | 0, 1 | 1.0 min | 0.5 min | 2 threads on 2 cores, Abacus | ffffffffffff+changes |"
+        in text
+    )
+    assert "--methods 'lora,corsa,no-sam:corsa[sam=false,rank=4]' --rounds 2" in text
+    assert "--seeds 0,1" in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            figure = docs / line.split("(")[1].rstrip(")")
+            assert figure.read_bytes().startswith(b"\x89PNG")
+    assert text.count("![") == 8
+    again = (docs / "results.md").read_bytes()
+    script("page", "--results", results, "--docs", docs)
+    assert (docs / "results.md").read_bytes() == again
+
+
+def test_a_fault_of_the_script_is_one_line(tmp_path):
+    for words in (("add", tmp_path), ("page", "--results", tmp_path)):
+        done = script(*words)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("Error: ")
