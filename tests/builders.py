@@ -37,10 +37,17 @@ def base_model(
 
 
 def settings(**changes) -> Config:
-    """A config for tiny models: rank 2, and projection only where it may be."""
+    """A config for tiny models: rank 2, every layer, exact, and projection only where it may be."""
     both = changes.get("sft", True) and changes.get("dpo", True)
+    exact = {"train_dtype": "float32", "ascent": "exact", "layers": "all"}
     return Config(
-        **{"rank": 2, "alpha": 4.0, **({} if both else {"projection": "none"}), **changes}
+        **{
+            "rank": 2,
+            "alpha": 4.0,
+            **exact,
+            **({} if both else {"projection": "none"}),
+            **changes,
+        }
     )
 
 

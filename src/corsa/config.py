@@ -8,6 +8,7 @@ baselines: some of its switches off, and nothing of what `corsa` has beyond the 
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ _PLAIN: Mapping[str, Any] = {
     "contrast": 0,
     "other_relations": 0.0,
     "ascent": "exact",
+    "layers": "all",
+    "learning_rate": 5e-4,
 }
 _SFT_ALONE: Mapping[str, Any] = {"sft": True, "dpo": False, "projection": "none", "sam": False}
 
@@ -48,6 +51,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     # The authors' settings (arXiv 2602.03696 and their code): batch 8 × accumulation 4.
     "paper": {
+        **_PLAIN,
         "rank": 32,
         "alpha": 64.0,
         "beta": 0.1,
@@ -59,7 +63,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "epochs": 10,
         "warmup_steps": 5,
         "clip": 1.0,
-        **_PLAIN,
     },
 }
 
@@ -98,7 +101,7 @@ class Config:
     )
     sam: bool = _setting(True, "take the gradients a step uphill (sharpness-aware minimisation)")
     ascent: Literal["exact", "lagged"] = _setting(
-        "exact",
+        "lagged",
         "SAM's way uphill: found at every step as in the paper, or the gradient followed last, for "
         "half the price",
         choices=("exact", "lagged"),
@@ -116,6 +119,14 @@ class Config:
     alpha: float = _setting(64.0, "scale of a new adapter: it acts as alpha / rank", low=0)
     dropout: float = _setting(0.0, "dropout in front of the adapter", low=0)
 
+    layers: str = _setting(
+        "0.1-0.5",
+        "layers a new adapter acts on, as shares of the depth: FROM-TO; all: every one",
+    )
+    parts: Literal["all", "mlp", "attention"] = _setting(
+        "all", "which part of those layers it acts on", choices=("all", "mlp", "attention")
+    )
+
     ft_layer: int = _setting(
         -1, "ft-l: the layer whose MLP is tuned, from 0; -1: the middle one", low=-1
     )
@@ -124,7 +135,7 @@ class Config:
     )
     retrieved: int = _setting(4, "retrieval: how many facts are told before a question", low=1)
 
-    learning_rate: float = _setting(5e-4, "AdamW's learning rate after warm-up", low=0)
+    learning_rate: float = _setting(1.6e-3, "AdamW's learning rate after warm-up", low=0)
     weight_decay: float = _setting(0.0, "AdamW's weight decay", low=0)
     clip: float = _setting(1.0, "largest norm of an update's gradient; 0: no clipping", low=0)
     warmup_steps: int = _setting(3, "steps over which the learning rate rises", low=0)
@@ -152,7 +163,7 @@ class Config:
     max_visits: int = _setting(60, "visits to each edit after which a round gives up", low=1)
 
     positives: int = _setting(
-        0, "fresh wordings of every edit of a step that are learned beside its own prompt", low=0
+        1, "fresh wordings of every edit of a step that are learned beside its own prompt", low=0
     )
     positive_weight: float = _setting(2.0, "weight of a fresh wording; a prompt's own is 1", low=0)
     contrast: int = _setting(
@@ -168,14 +179,14 @@ class Config:
         high=1,
     )
     other_relations: float = _setting(
-        0.0, "how often something else about an edit's subject is kept, too", low=0, high=1
+        0.1, "how often something else about an edit's subject is kept, too", low=0, high=1
     )
     keep_pool: int = _setting(
         4, "packaged prompts in every step that are kept as the base model answers them", low=0
     )
-    keep_weight: float = _setting(1.0, "weight of all that is kept, the edits' own keep too", low=0)
-    keep_first: float = _setting(1.0, "weight of the first token of a kept reply", low=1)
-    replay: int = _setting(6, "earlier edits of the store that join every step", low=0)
+    keep_weight: float = _setting(4.0, "weight of all that is kept, the edits' own keep too", low=0)
+    keep_first: float = _setting(3.0, "weight of the first token of a kept reply", low=1)
+    replay: int = _setting(3, "earlier edits of the store that join every step", low=0)
 
     seed: int = _setting(42, "seed of everything random", low=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(
@@ -185,8 +196,9 @@ class Config:
     )
     train_dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(
         "auto",
-        "dtype of the base model's weights in training steps alone; auto: as it is loaded. What is "
-        "measured, and what ends a round, is the model as it is loaded",
+        "dtype of the base model's weights in training steps alone; auto: bfloat16 on a CPU that "
+        "multiplies it, else as it is loaded. What is measured, and what ends a round, is the model as "
+        "it is loaded",
         choices=("auto", "float32", "bfloat16", "float16", "float64"),
     )
     device: str = _setting("auto", "auto: a GPU if there is one")
@@ -222,8 +234,29 @@ class Config:
                 f"projection={self.projection} needs two losses and only "
                 f"{'sft' if self.sft else 'dpo'} is on: set projection=none, or switch both on"
             )
+        self.layers_between()
         if self.dropout >= 1:
             raise ConfigError(f"dropout={self.dropout} drops everything: give a value below 1")
+
+    def layers_between(self) -> tuple[float, float]:
+        """Which part of the depth a new adapter acts on.
+
+        Returns:
+            Where it begins and ends, as shares from 0 to 1.
+
+        Raises:
+            ConfigError: if `layers` cannot be read.
+        """
+        if self.layers == "all":
+            return 0.0, 1.0
+        found = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", self.layers)
+        first, last = map(float, found.groups()) if found else (1.0, 0.0)
+        if not 0 <= first < last <= 1:
+            raise ConfigError(
+                f"layers={self.layers!r} cannot be read: give all, or shares of the depth such as "
+                "0.1-0.5"
+            )
+        return first, last
 
     @property
     def trains(self) -> bool:

@@ -6,6 +6,7 @@ The only file that imports peft.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -106,11 +107,19 @@ class BaseModel:
 
         Returns:
             The adapter.
+
+        Raises:
+            ModelError: if the model has none of the layers or parts asked for.
         """
         from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
 
-        modules = adaptable_modules(self.hf)
+        modules = _chosen(adaptable_modules(self.hf), config)
+        if not modules:
+            raise ModelError(
+                f"{self.source.name} has no projection in layers={config.layers} parts={config.parts}: "
+                "choose others"
+            )
         lora = LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
@@ -247,12 +256,13 @@ class BaseModel:
         The copies are made once and kept until `forget_copies`.
 
         Args:
-            dtype: by name; "auto": as the model was loaded.
+            dtype: by name, or "auto" as in `Config.train_dtype`.
 
         Yields:
             Nothing.
         """
-        if dtype in ("auto", self.dtype):
+        dtype = self.train_dtype(dtype)
+        if dtype == self.dtype:
             yield
             return
         if dtype not in self._copies:
@@ -269,6 +279,20 @@ class BaseModel:
         finally:
             for param, own, _ in copies:
                 param.data = own
+
+    def train_dtype(self, asked: str) -> str:
+        """The dtype that training steps compute in.
+
+        Args:
+            asked: as in `Config.train_dtype`.
+
+        Returns:
+            Its name.
+        """
+        if asked != "auto":
+            return asked
+        narrow = self.dtype == "float32" and self.device.type == "cpu" and cpu_has_bfloat16()
+        return "bfloat16" if narrow else self.dtype
 
     def forget_copies(self) -> None:
         """Free the copies that `computing_in` made."""
@@ -463,6 +487,17 @@ class Adapter:
         self.base.drop_adapter(self.name)
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 itself; where it does not, it is slower.
+
+    Returns:
+        Whether its instructions are there; `False` where that cannot be told.
+    """
+    # oneDNN's own answer is also yes where it only imitates it; these two have no public name.
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+
+
 def load_model(
     name: str, config: Config, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> BaseModel:
@@ -578,6 +613,19 @@ def adaptable_modules(hf: Any) -> list[str]:
             "give a transformer language model"
         )
     return found
+
+
+def _chosen(modules: list[str], config: Config) -> list[str]:
+    """The modules in the layers and the part of them that the settings name."""
+    places = {name: int(at[1]) for name in modules if (at := re.search(r"\.(\d+)\.", name))}
+    depth = 1 + max(places.values(), default=-1)
+    first, last = (round(share * depth) for share in config.layers_between())
+    if (first, last) != (0, depth):
+        modules = [name for name in modules if first <= places.get(name, -1) < last]
+    if config.parts != "all":
+        wanted = config.parts == "attention"
+        modules = [name for name in modules if ("att" in name.split(".")[-2]) is wanted]
+    return modules
 
 
 def _shortest_names(modules: list[str], hf: Any) -> list[str]:

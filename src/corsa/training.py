@@ -22,7 +22,7 @@ _USUAL_VISITS = 12
 # Share of edits seen right from which on convergence is measured in earnest.
 _NEAR = 0.6
 # Share of fresh wordings that must be right over so many steps before a round is done.
-_SURE, _WINDOW = 0.9, 10
+_SURE, _WINDOW = 0.8, 10
 
 # What joins a step: given its number and the indices of the round's own examples in it.
 Joining = Callable[[int, Sequence[int]], Sequence[Example]]

@@ -153,3 +153,14 @@ def test_projections_are_those_that_exist():
     from corsa.projection import WEIGHTS
 
     assert set(PROJECTIONS) == set(WEIGHTS) | {"none"}
+
+
+@pytest.mark.parametrize("layers", ["3-14", "0.5-0.1", "0.5", "first", "", "0.1-0.1", "-1-1"])
+def test_layers_that_cannot_be_read_are_refused(layers):
+    with pytest.raises(ConfigError, match="shares of the depth"):
+        make_config({"layers": layers})
+
+
+def test_layers_are_shares_of_the_depth():
+    assert make_config({"layers": "0.25-.5"}).layers_between() == (0.25, 0.5)
+    assert make_config({"layers": "all"}).layers_between() == (0.0, 1.0)

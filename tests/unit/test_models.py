@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from builders import base_model, random_adapter, settings
-from corsa import sources
+from corsa import models, sources
 from corsa.config import Config
 from corsa.errors import ModelError
 from corsa.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adaptable_modules, load_model
@@ -103,6 +103,39 @@ def test_what_was_found_is_what_carries_the_adapter(kind):
     assert carrying == set(found)
     assert sum(adapter.modules().values()) == len(found)
     assert set(adapter.modules()) == ADAPTED[kind]
+
+
+@pytest.mark.parametrize(
+    ("layers", "part", "places", "kinds"),
+    [
+        ("0-0.5", "all", {0}, SEVEN),
+        ("0.5-1", "mlp", {1}, {"gate_proj", "up_proj", "down_proj"}),
+        ("all", "attention", {0, 1}, {"q_proj", "k_proj", "v_proj", "o_proj"}),
+    ],
+)
+def test_an_adapter_acts_on_the_layers_and_parts_asked_for(tmp_path, layers, part, places, kinds):
+    base = base_model("llama")
+    adapter = random_adapter(base, layers=layers, parts=part)
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in adapter.params} == places
+    assert set(adapter.modules()) == kinds
+    after = logits(base, "edited")
+    adapter.save(tmp_path)
+    plain = peft.PeftModel.from_pretrained(tiny_model("llama"), str(tmp_path)).eval()
+    with torch.no_grad():
+        assert torch.allclose(plain(input_ids=IDS).logits, after, atol=1e-6)
+
+
+def test_layers_that_are_not_there_are_refused():
+    with pytest.raises(ModelError, match="has no projection in layers=0-0.2"):
+        base_model("llama").new_adapter("edited", settings(layers="0-0.2"))
+
+
+def test_training_is_in_bfloat16_by_itself_only_where_the_processor_has_it(monkeypatch):
+    base = base_model("llama")
+    for has, found in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(models, "cpu_has_bfloat16", lambda has=has: has)
+        assert base.train_dtype("auto") == found
+        assert base.train_dtype("float64") == "float64"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "moe"])

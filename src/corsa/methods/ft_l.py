@@ -55,7 +55,7 @@ class FtL:
 
         try:
             # The matrix is of the model's own dtype, and trained in it.
-            config = replace(config, train_dtype="auto")
+            config = replace(config, train_dtype=base.dtype)
             training = train(matrix, replace(task, on_step=on_step, config=config))
         except BaseException:
             matrix.drop()

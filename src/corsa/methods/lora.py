@@ -101,6 +101,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         "replayed_from": len(earlier),
         "modules": adapter.modules(),
         "packing": _packing(task.base),
+        "train_dtype": task.base.train_dtype(config.train_dtype),
         "history": outcome.position.history,
     }
 
