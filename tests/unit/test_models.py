@@ -126,7 +126,7 @@ def test_an_adapter_acts_on_the_layers_and_parts_asked_for(tmp_path, layers, par
 
 
 def test_layers_that_are_not_there_are_refused():
-    with pytest.raises(ModelError, match="has no projection in layers=0-0.2"):
+    with pytest.raises(ModelError, match=r"has no projection in layers=0-0\.2"):
         base_model("llama").new_adapter("edited", settings(layers="0-0.2"))
 
 
