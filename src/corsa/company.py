@@ -18,6 +18,7 @@ from corsa.config import Config
 from corsa.edits import Edit
 from corsa.memory import remembered
 from corsa.models import BaseModel
+from corsa.naming import with_subject
 from corsa.progress import Progress
 from corsa.step import Example
 from corsa.variations import (
@@ -65,12 +66,12 @@ class Company:
     ) -> None:
         self.base = base
         self.config = config
-        self.edited = Edited(edited)
-        self.earlier = list(earlier)
-        self.own = list(own)
+        self.edited = Edited(map(with_subject, edited))
+        self.earlier = list(map(with_subject, earlier))
+        self.own = list(map(with_subject, own))
         vary = config.positives or config.contrast
-        self.topics = [topic_of(edit) for edit in own] if vary else []
-        self.earlier_topics = [topic_of(edit) for edit in earlier] if config.positives else []
+        self.topics = [topic_of(edit) for edit in self.own] if vary else []
+        self.earlier_topics = [topic_of(edit) for edit in self.earlier] if config.positives else []
         self._keeps = bool(own and config.keep_weight)
         self._strangers, self._pools = self._kept(progress) if self._keeps else ([], [])
 

@@ -43,7 +43,7 @@ ROWS = """
     errors progress sentences bench
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
     config edits chat acceptance checkpoints clock gguf_conversion render
-    planning validation packing sources variations
+    planning validation packing sources variations naming
     readers ledger tree_attention memory
     forward
     giving_back pending results step models

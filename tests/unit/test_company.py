@@ -184,3 +184,12 @@ def test_what_does_not_fit_into_the_context_stays_away(base, monkeypatch):
 
 def test_a_round_without_edits_asks_for_nothing(base):
     assert company(base, [])(0, []) == []
+
+
+def test_the_subject_of_an_edit_that_names_none_is_found_in_its_prompt(base):
+    told, found = (
+        company(base, [Edit("Garo Bells was employed in", "Oslo", subject=subject)], **QUIET)
+        for subject in ("Garo Bells", None)
+    )
+    assert same(found(0, [0]), told(0, [0]))
+    assert len(parts(found(0, [0]))[1]) >= 2  # the wording and the own prompt about somebody else

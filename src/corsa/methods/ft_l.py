@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class FtL:
 
         try:
             # The matrix is of the model's own dtype, and trained in it.
-            config = replace(config, train_dtype=base.dtype)
+            config = replace(config, train_dtype=cast("Any", base.dtype))
             training = train(matrix, replace(task, on_step=on_step, config=config))
         except BaseException:
             matrix.drop()

@@ -1,0 +1,41 @@
+"""What a prompt is about where its edit does not say."""
+
+import pytest
+
+from corsa.edits import Edit
+from corsa.naming import names_in, with_subject
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names"),
+    [
+        ("What is the capital of Burundi?", ["Burundi"]),
+        ("Which company acquired VMware in 2023?", ["VMware"]),
+        ("Acme's API, on an empty list, returns", ["Acme", "API"]),
+        ("In Python 3.12, what is new?", ["Python 3.12"]),
+        ("The mother tongue of Melchior de Vogüé is", ["Melchior de Vogüé"]),
+        ("Who wrote The Lord of the Rings?", ["The Lord of the Rings"]),
+        ("Émile Zola's birthplace: Paris", ["Émile Zola", "Paris"]),
+        ("Was the film St. Elmo directed by J. R. R. Tolkien.", ["St. Elmo", "J. R. R. Tolkien"]),
+        ("nothing here, 12 times", []),
+        ("What", []),
+        ("", []),
+    ],
+)
+def test_names_are_runs_of_capitalised_words(prompt, names):
+    assert list(names_in(prompt)) == names
+
+
+def test_an_edit_is_about_the_longest_name_in_its_prompt():
+    edit = Edit(prompt="Who became Secretary General of NATO in October 2024?", target_new="Rutte")
+    assert with_subject(edit).subject == "Secretary General of NATO"
+
+
+def test_what_an_edit_says_of_its_subject_stands():
+    edit = Edit(prompt="Who became Secretary General of NATO?", target_new="Rutte", subject="NATO")
+    assert with_subject(edit) is edit
+
+
+def test_an_edit_that_names_nothing_stays_as_it_is():
+    edit = Edit(prompt="how long is a day?", target_new="24 hours")
+    assert with_subject(edit) == edit
