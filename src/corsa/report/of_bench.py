@@ -191,7 +191,10 @@ def _verdict(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"{' and '.join(alike)} do equally well at {name}: {percent(ranked[0][0])}."
             continue
         (first, label), (second, other) = ranked[:2]
-        yield f"{label} {what}: {percent(first)}, before {other} with {percent(second)}."
+        # Who learns nothing leaks nothing.
+        known = methods[label].get("generality") if name == "leak" else None
+        beside = f"; it answers {percent(known['mean'])} of other wordings" if known else ""
+        yield f"{label} {what}: {percent(first)}, before {other} with {percent(second)}{beside}."
     seeds = len(document["seeds"])
     if seeds < 3:
         said = "one seed" if seeds == 1 else f"{seeds} seeds"

@@ -198,7 +198,7 @@ def _took(told: Told) -> Verdict:
         )
     follows, probes = count_right(asked, "portability")
     if probes:
-        meaning = f"{follows} of {_count(probes, 'question')} that follow from the facts are right."
+        meaning = f"{follows} of {_count(probes, 'question')} about what follows are right."
         tiles.append(Tile("What follows", percent(share(follows, probes)), meaning))
     return Verdict("Did it take?", answer, f"{text}.", tone, tiles)
 
