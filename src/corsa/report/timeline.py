@@ -90,7 +90,7 @@ def _unfinished(ledger: Ledger, rounds: Mapping[int, Round]) -> list[Entry]:
         if ticket is None or (folder == ledger.pending and ticket["round"] in rounds):
             continue
         plan = _read(folder / "plan.json")
-        facts = f"{len(plan['plan'])} facts were planned" if plan else "nothing was planned yet"
+        facts = f"{len(plan['plan'])} facts were planned" if plan else "Nothing was planned yet"
         waiting = folder == ledger.pending
         does = (
             "under way, or interrupted: the command that began it goes on where it stopped"

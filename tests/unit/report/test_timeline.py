@@ -61,7 +61,7 @@ def test_unfinished_rounds_come_last_and_broken_ones_are_no_error(tmp_path):
     ]
     aside, pending = entries(ledger)[2:]
     assert aside.text == "2 facts were planned; it was put into aside/0001 when another was begun."
-    assert pending.text.startswith("nothing was planned yet; under way, or interrupted")
+    assert pending.text.startswith("Nothing was planned yet; under way, or interrupted")
 
 
 def test_what_a_killed_process_had_committed_is_not_unfinished(tmp_path):
