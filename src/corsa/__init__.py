@@ -23,6 +23,7 @@ from corsa.errors import (
     UsageError,
 )
 from corsa.readers import read_edits
+from corsa.report import write_bench_report, write_report
 from corsa.results import Answer, Plan, Update
 from corsa.store import Store
 
@@ -47,4 +48,6 @@ __all__ = [
     "Update",
     "UsageError",
     "read_edits",
+    "write_bench_report",
+    "write_report",
 ]

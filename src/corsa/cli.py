@@ -471,6 +471,56 @@ def verify(store: Path, *, as_json: bool) -> None:
 
 
 @commands.command()
+@click.option(
+    "--store",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="report on this store",
+)
+@click.option(
+    "--bench",
+    "benchmark",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="report on this folder of 'corsa bench'",
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="the file; default: report.html in DIR",
+)
+@_json_option
+def report(store: Path | None, benchmark: Path | None, out: Path | None, *, as_json: bool) -> None:
+    """Write one HTML file that says what was learned and what it cost; no model is loaded.
+
+    It needs no network and no other file: send it, or open it by a double click. Needs
+    pip install 'corsa-edit[report]'.
+
+    \b
+    Example:
+      corsa report --store my-facts
+      corsa report --bench compared --out compared.html
+    """  # noqa: D301
+    if (store is None) == (benchmark is None):
+        raise UsageError("a report is about one thing: give --store DIR, or --bench DIR")
+    with _progress() as progress:
+        if store is not None:
+            from corsa.report import write_report
+
+            written = write_report(store, out, progress=progress)
+        else:
+            from corsa.report import write_bench_report
+
+            assert benchmark is not None
+            written = write_bench_report(benchmark, out, progress=progress)
+    if as_json:
+        _emit({"report": str(written)})
+        return
+    click.echo(f"the report is in {written}: open it in a browser")
+
+
+@commands.command()
 @click.argument("dataset")
 @click.option(
     "--data",

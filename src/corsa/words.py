@@ -7,6 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 Tone = Literal["good", "bad", "plain"]
 
+# From here on a number is good news.
+ENOUGH_GENERALITY = 0.8
+ENOUGH_SHARE = 0.95
+LITTLE_LEAK = 0.05
+
 
 class Sentence(NamedTuple):
     """One thing to tell, and whether it is good news."""
@@ -64,7 +69,7 @@ def _generality(metrics: Mapping[str, Any]) -> list[Sentence]:
     if not rules["n"]:
         return [Sentence("other wordings", "no paraphrases were given: generality is unknown")]
     text = f"{_percent(rules['exact'])} of {_count(rules['n'], 'paraphrase')} are answered exactly"
-    return [Sentence("other wordings", text, _tone(rules["exact"], 0.8))]
+    return [Sentence("other wordings", text, _tone(rules["exact"], ENOUGH_GENERALITY))]
 
 
 def _forgotten(retention: Mapping[str, Any]) -> list[Sentence]:
@@ -78,7 +83,7 @@ def _forgotten(retention: Mapping[str, Any]) -> list[Sentence]:
             "earlier rounds",
             f"at least {_percent(min(kept))} of each earlier round is still right; forgetting is "
             f"{100 * report['forgetting']:.0f} points",
-            _tone(1 - report["forgetting"], 0.95),
+            _tone(1 - report["forgetting"], ENOUGH_SHARE),
         )
     ]
     if back and back["replies"]:
@@ -103,7 +108,7 @@ def _probes(topic: str, name: str, columns: Mapping[str, Any]) -> list[Sentence]
             topic,
             f"the new answer turns up where it does not belong: in {_percent(columns['leak'])} of "
             f"{_count(columns['n'], name)}",
-            "good" if columns["leak"] <= 0.05 else "bad",
+            "good" if columns["leak"] <= LITTLE_LEAK else "bad",
         )
     ]
     if columns["base_right"]:
@@ -111,7 +116,7 @@ def _probes(topic: str, name: str, columns: Mapping[str, Any]) -> list[Sentence]
             f"of {columns['base_right']} the base model answers rightly, "
             f"{_percent(columns['kept_knowledge'])} still are right"
         )
-        told.append(Sentence(topic, text, _tone(columns["kept_knowledge"], 0.95)))
+        told.append(Sentence(topic, text, _tone(columns["kept_knowledge"], ENOUGH_SHARE)))
     floor = columns["agreement_floor"]
     beside = "" if floor is None else f" (rounding alone: {_percent(floor)})"
     text = f"{_percent(columns['agreement'])} of replies begin as before{beside}"

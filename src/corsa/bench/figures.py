@@ -105,25 +105,48 @@ def forgetting(by_method: Mapping[str, Sequence[Run]]) -> Figure:
     """
     figure = _figure(9, 3.8)
     left, right = figure.subplots(1, 2, sharex=True)
-    for number, (label, runs) in enumerate(by_method.items()):
-        matrices = [run["matrix"]["reliability"] for run in runs]
-        forgot = [[row["forgetting"] for row in run["rounds"]] for run in runs]
-        so_far = [[_mean(row) for row in matrix] for matrix in matrices]
-        _curve(left, forgot, label, number)
-        _curve(right, so_far, label, number)
-    rounds = range(1, 1 + max(len(run["rounds"]) for runs in by_method.values() for run in runs))
-    left.set_ylabel("forgetting F, points")
-    right.set_ylabel("right of all edits so far, %")
-    right.set_ylim(-3, 103)
-    for ax in (left, right):
-        ax.set_xlabel("after round")
-        ax.set_xticks(rounds[:: max(1, len(rounds) // 10)])
-        _plain(ax)
-    low, high = left.get_ylim()
-    left.set_ylim(min(low, -2), max(high, 10))  # nothing forgotten is a line at 0, not noise
-    left.axhline(0, color=_GREY, linewidth=0.8)
+    draw_forgetting(left, by_method)
+    draw_so_far(right, by_method)
     _legend(figure, right, len(by_method))
     return figure
+
+
+def draw_forgetting(ax: Axes, by_method: Mapping[str, Sequence[Run]]) -> None:
+    """How much is forgotten, round after round.
+
+    Args:
+        ax: where.
+        by_method: the finished runs.
+    """
+    for number, (label, runs) in enumerate(by_method.items()):
+        _curve(ax, [[row["forgetting"] for row in run["rounds"]] for run in runs], label, number)
+    ax.set_ylabel("forgetting F, points")
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, -2), max(high, 10))  # nothing forgotten is a line at 0, not noise
+    ax.axhline(0, color=_GREY, linewidth=0.8)
+    _by_round(ax, by_method)
+
+
+def draw_so_far(ax: Axes, by_method: Mapping[str, Sequence[Run]]) -> None:
+    """How many of all edits so far are right, round after round.
+
+    Args:
+        ax: where.
+        by_method: the finished runs.
+    """
+    for number, (label, runs) in enumerate(by_method.items()):
+        matrices = [run["matrix"]["reliability"] for run in runs]
+        _curve(ax, [[_mean(row) for row in matrix] for matrix in matrices], label, number)
+    ax.set_ylabel("right of all edits so far, %")
+    ax.set_ylim(-3, 103)
+    _by_round(ax, by_method)
+
+
+def _by_round(ax: Axes, by_method: Mapping[str, Sequence[Run]]) -> None:
+    rounds = range(1, 1 + max(len(run["rounds"]) for runs in by_method.values() for run in runs))
+    ax.set_xlabel("after round")
+    ax.set_xticks(rounds[:: max(1, len(rounds) // 10)])
+    _plain(ax)
 
 
 def margins(by_method: Mapping[str, Sequence[Run]]) -> Figure:
@@ -135,11 +158,21 @@ def margins(by_method: Mapping[str, Sequence[Run]]) -> Figure:
     Returns:
         The figure.
     """
+    figure = _figure(7.5, 0.55 * len(by_method) + 2.15)
+    draw_margins(figure.subplots(), by_method)
+    return figure
+
+
+def draw_margins(ax: Axes, by_method: Mapping[str, Sequence[Run]]) -> None:
+    """The margins of every edit and seed: a row before any edit, and a row for each method.
+
+    Args:
+        ax: where.
+        by_method: the finished runs.
+    """
     some = next(iter(by_method.values()))
     groups = {"before any edit": _values(some, "base_margin")}
     groups |= {label: _values(runs, "margin") for label, runs in by_method.items()}
-    figure = _figure(7.5, 0.55 * len(groups) + 1.6)
-    ax = figure.subplots()
     places = range(len(groups), 0, -1)
     ax.boxplot(
         [values or [np.nan] for values in groups.values()],
@@ -159,7 +192,6 @@ def margins(by_method: Mapping[str, Sequence[Run]]) -> Figure:
     ax.axvline(0, color=_GREY, linewidth=0.8, linestyle="--")
     ax.set_xlabel("log p(y⁺|x) − log p(y⁻|x), nats\nboxes: quartiles; whiskers: 5 and 95 %")
     _plain(ax)
-    return figure
 
 
 def front(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -173,6 +205,21 @@ def front(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     figure = _figure(6.5, 4.6)
     ax = figure.subplots()
+    if shown := draw_front(ax, methods):
+        _legend(figure, ax, shown)
+    return figure
+
+
+def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
+    """A point with its intervals for each method.
+
+    Args:
+        ax: where.
+        methods: of the report.
+
+    Returns:
+        How many methods have both numbers.
+    """
     names = ("leak", "generality")
     shown = {
         k: [m[name] for name in names] for k, m in methods.items() if all(n in m for n in names)
@@ -196,9 +243,7 @@ def front(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
     ax.set_ylabel("generality, %: other wordings right")
     ax.annotate("↖ better", (0.02, 0.97), xycoords="axes fraction", va="top", color=_GREY, size=9)
     _plain(ax)
-    if shown:
-        _legend(figure, ax, len(shown))
-    return figure
+    return len(shown)
 
 
 def _figure(width: float, height: float) -> Figure:
