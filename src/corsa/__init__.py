@@ -13,6 +13,7 @@ from corsa.errors import (
     ConfigError,
     CorruptError,
     CorsaError,
+    HubError,
     Interrupted,
     LockedError,
     ModelError,
@@ -23,7 +24,7 @@ from corsa.errors import (
     UsageError,
 )
 from corsa.readers import read_edits
-from corsa.results import Answer, Plan, Update
+from corsa.results import Answer, Export, Plan, Update
 from corsa.store import Store
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "CorruptError",
     "CorsaError",
     "Edit",
+    "Export",
+    "HubError",
     "Interrupted",
     "LockedError",
     "ModelError",
