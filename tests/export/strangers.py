@@ -1,4 +1,4 @@
-"""Other people's programs at work on what was exported. Each runs in a process of its own, without corsa."""
+"""Other people's programs at work on what was exported, each in a process of its own without corsa."""
 
 import json
 import subprocess
@@ -65,7 +65,7 @@ spec = json.load(sys.stdin)
 params = xllamacpp.CommonParams()
 params.model.path = spec["model"]
 params.n_ctx, params.n_parallel, params.verbosity = 2048, 1, -1
-params.cpuparams.n_threads = 2
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # several spin while they wait
 params.warmup = False
 if spec["adapter"]:
     lora = xllamacpp.CommonAdapterLoraInfo()
