@@ -539,7 +539,9 @@ def export(
 @click.option(
     "--round", "round_id", type=int, metavar="N", help="which round; default: the one in use"
 )
-@click.option("--private", is_flag=True, help="if the repository has to be made, make it private")
+@click.option(
+    "--private", is_flag=True, help="make the repository private; refuse one that is public"
+)
 @_json_option
 def push(
     repository: str, store: Path, round_id: int | None, *, private: bool, as_json: bool

@@ -367,7 +367,8 @@ class Store:
         Args:
             repository: OWNER/NAME; made if there is none.
             round: which round; `None`: the head.
-            private: whether a repository that is made is private.
+            private: whether the repository must be private; otherwise one that is made is what
+                its owner's are by default.
             progress: told what goes on.
 
         Returns:

@@ -3,18 +3,17 @@
 import base64
 import hashlib
 import json
-import os
-import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub import constants
 
-from corsa import Store
+from corsa import Store, cli
 from fakes import save_tiny
 
-CORSA = [sys.executable, "-c", "from corsa.cli import main; main()"]
 FACT = {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"}
 FAST = {
     "method": "lora",
@@ -66,12 +65,23 @@ class Hub(BaseHTTPRequestHandler):
         return self.reply({"error": f"unknown {self.path}"}, 404)
 
     def do_PUT(self):
-        length = int(self.headers["Content-Length"])
-        self.server.seen["stored"] = self.rfile.read(length)
-        self.reply({})
+        body = b""
+        if "Content-Length" in self.headers:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+        else:  # in chunks, each after its size in hexadecimal
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        if self.server.loses_files:
+            return self.reply({"error": "out of order"}, 400)
+        self.server.seen["stored"] = body
+        return self.reply({})
 
     def do_GET(self):
-        self.reply({"error": "not found"}, 404)
+        if self.path.partition("?")[0] == "/api/models/me/facts":
+            return self.reply({"id": "me/facts", "private": not self.server.there_and_public})
+        return self.reply({"error": "not found"}, 404)
 
     def reply(self, document, status=200):
         text = json.dumps(document).encode()
@@ -90,6 +100,7 @@ def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.seen, server.refuses_card = {}, False
+    server.there_and_public = server.loses_files = False
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -108,30 +119,25 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def push(store, tmp_path):
-    """The command in a process of its own: exit code, standard output, standard error."""
+def push(store, tmp_path, monkeypatch, capsys):
+    """The command: exit code, standard output, standard error."""
 
-    def call(*words, url="http://127.0.0.1:9", token="hf_right", offline="0"):
-        environment = os.environ | {
-            "HF_ENDPOINT": url,
-            "HF_HUB_OFFLINE": offline,
-            "HF_HUB_DISABLE_XET": "1",  # the plain upload, which a server of a few lines can take
-            "HF_HOME": str(tmp_path / "home"),  # no token of whoever runs this
-            "TMPDIR": str(tmp_path),
-        }
-        environment.pop("HF_TOKEN", None)
-        environment.pop("HUGGING_FACE_HUB_TOKEN", None)
+    def call(*words, url="http://127.0.0.1:9", token="hf_right", offline=False):
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        # The plain upload, which a server of a few lines can take; no token of whoever runs this.
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
         if token:
-            environment["HF_TOKEN"] = token
-        done = subprocess.run(
-            [*CORSA, "push", "--store", str(store.path), *words],
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
-        assert "Traceback" not in done.stderr
+            monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(sys, "argv", ["corsa", "push", "--store", str(store.path), *words])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
         assert not list(tmp_path.glob("tmp*")), "the exported folder is still there"
-        return done.returncode, done.stdout, done.stderr
+        return done.value.code, *capsys.readouterr()
 
     return call
 
@@ -139,7 +145,7 @@ def push(store, tmp_path):
 def test_adapter_card_edits_and_metrics_arrive_as_one_commit(push, hub, store, tmp_path):
     code, out, _ = push("me/facts", "--private", url=hub.url)
     assert (code, out) == (0, f"uploaded: {hub.url}/me/facts/commit/0123\n")
-    assert hub.seen["created"]["private"] is True
+    assert hub.seen["created"]["visibility"] == "private"
     weights = (store.ledger.round(1).folder / "adapter_model.safetensors").read_bytes()
     assert hub.seen["stored"] == weights
     header, *entries = hub.seen["commit"]
@@ -159,11 +165,20 @@ def test_adapter_card_edits_and_metrics_arrive_as_one_commit(push, hub, store, t
     assert hub.seen["card"] == exported["README.md"].decode()
 
 
-def test_a_repository_is_public_unless_it_is_asked_to_be_private(push, hub):
+def test_a_public_repository_gets_nothing_that_is_to_be_private(push, hub):
+    hub.there_and_public = True
+    code, _, err = push("me/facts", "--private", url=hub.url)
+    assert code == 1
+    assert "is there already and is public: nothing was uploaded" in err
+    assert "commit" not in hub.seen
+    assert "stored" not in hub.seen
+
+
+def test_what_is_not_asked_for_is_left_to_the_owners_default(push, hub):
     code, out, _ = push("me/facts", "--round", "1", "--json", url=hub.url)
     assert code == 0
     assert json.loads(out)["repository"] == "me/facts"
-    assert not hub.seen["created"].get("private")
+    assert not {"private", "visibility"} & hub.seen["created"].keys()
 
 
 def test_without_a_token_nothing_is_asked(push, hub):
@@ -194,11 +209,19 @@ def test_a_card_the_hub_refuses_is_no_accident_without_a_word(push, hub):
     assert "commit" not in hub.seen
 
 
+def test_a_file_that_does_not_arrive_is_said_in_one_line(push, hub):
+    hub.loses_files = True
+    code, _, err = push("me/facts", url=hub.url)
+    assert code == 1
+    assert "the Hub did not take a file" in err.splitlines()[-1]
+    assert "commit" not in hub.seen
+
+
 def test_without_a_network_it_says_so(push):
     code, _, err = push("me/facts")  # nobody listens there
     assert code == 1
     assert "the Hub cannot be reached" in err
-    code, _, err = push("me/facts", offline="1")
+    code, _, err = push("me/facts", offline=True)
     assert code == 1
     assert "HF_HUB_OFFLINE is set" in err
 

@@ -32,6 +32,8 @@ def check_repository(name: str) -> None:
         raise UsageError(
             f"{name!r} is no repository id ({first_line(error)}): give OWNER/NAME"
         ) from error
+    if "/" not in name:
+        raise UsageError(f"{name!r} does not say whose it is: give OWNER/NAME")
     if constants.HF_HUB_OFFLINE:
         raise HubError("HF_HUB_OFFLINE is set, so nothing is uploaded: unset it to push")
     if get_token() is None:
@@ -49,13 +51,14 @@ def upload(folder: Path, name: str, message: str, progress: Progress, *, private
         name: OWNER/NAME.
         message: of the commit.
         progress: told what goes on.
-        private: whether a repository that is made is private; one that exists stays as it is.
+        private: whether the repository must be private; one that is made is made so.
 
     Returns:
         Where it can be seen.
 
     Raises:
-        HubError: if the Hub cannot be reached or refuses; a commit is there whole or not at all.
+        HubError: if the Hub cannot be reached or refuses, or the repository is public and must not
+            be; a commit is there whole or not at all.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -68,13 +71,24 @@ def upload(folder: Path, name: str, message: str, progress: Progress, *, private
     progress.begin(f"uploading {len(files)} files, {size / 1e6:.1f} MB")
     try:
         with _no_bars():
-            api.create_repo(name, private=private, exist_ok=True)
+            # Not asked for means the owner's own default, which may be private, too.
+            api.create_repo(name, private=private or None, exist_ok=True)
+            if private and not api.repo_info(name).private:
+                raise HubError(
+                    f"{name} is there already and is public: nothing was uploaded; make it private, "
+                    "give another name, or leave --private out"
+                )
             commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
     except HfHubHTTPError as error:
         raise HubError(f"the Hub refuses {name} ({_said(error)}): {_remedy(error)}") from error
     except transport as error:
         raise HubError(
             f"the Hub cannot be reached ({first_line(error)}): check the network and push again"
+        ) from error
+    except RuntimeError as error:  # a file's transfer broke off, which the library wraps
+        reason = first_line(error.__cause__) if isinstance(error.__cause__, Exception) else error
+        raise HubError(
+            f"the Hub did not take a file ({reason}): nothing was committed; push again"
         ) from error
     except ValueError as error:  # a card the Hub does not accept, or a file it does not
         raise HubError(f"the Hub does not accept what is uploaded: {first_line(error)}") from error
@@ -84,7 +98,7 @@ def upload(folder: Path, name: str, message: str, progress: Progress, *, private
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Inside the block the library draws no bars of its own: one progress is enough."""
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
