@@ -14,6 +14,9 @@ from huggingface_hub import constants
 from corsa import Store, cli
 from fakes import save_tiny
 
+# What the library makes of its HTTP library as it uploads a file.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 FACT = {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"}
 FAST = {
     "method": "lora",
@@ -143,8 +146,8 @@ def push(store, tmp_path, monkeypatch, capsys):
 
 
 def test_adapter_card_edits_and_metrics_arrive_as_one_commit(push, hub, store, tmp_path):
-    code, out, _ = push("me/facts", "--private", url=hub.url)
-    assert (code, out) == (0, f"uploaded: {hub.url}/me/facts/commit/0123\n")
+    code, out, err = push("me/facts", "--private", url=hub.url)
+    assert (code, out) == (0, f"uploaded: {hub.url}/me/facts/commit/0123\n"), err
     assert hub.seen["created"]["visibility"] == "private"
     weights = (store.ledger.round(1).folder / "adapter_model.safetensors").read_bytes()
     assert hub.seen["stored"] == weights
@@ -175,8 +178,8 @@ def test_a_public_repository_gets_nothing_that_is_to_be_private(push, hub):
 
 
 def test_what_is_not_asked_for_is_left_to_the_owners_default(push, hub):
-    code, out, _ = push("me/facts", "--round", "1", "--json", url=hub.url)
-    assert code == 0
+    code, out, err = push("me/facts", "--round", "1", "--json", url=hub.url)
+    assert code == 0, err
     assert json.loads(out)["repository"] == "me/facts"
     assert not {"private", "visibility"} & hub.seen["created"].keys()
 
