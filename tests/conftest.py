@@ -16,7 +16,7 @@ SKIPPABLE = {
     "hub": ("CORSA_TEST_HUB is not set", not _HUB),
 }
 # The embedded model takes half a minute to convert: its tests use what the user's cache holds.
-_OF_THE_USER = ("test_embedded.py", "test_tutorial.py")
+_OF_THE_USER = ("test_embedded.py", "test_tutorial.py", "test_exported.py")
 
 _unexpected: list[str] = []
 

@@ -13,6 +13,7 @@ from corsa.errors import (
     ConfigError,
     CorruptError,
     CorsaError,
+    HubError,
     Interrupted,
     LockedError,
     ModelError,
@@ -24,7 +25,7 @@ from corsa.errors import (
 )
 from corsa.readers import read_edits
 from corsa.report import write_bench_report, write_report
-from corsa.results import Answer, Plan, Update
+from corsa.results import Answer, Export, Plan, Update
 from corsa.store import Store
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "CorruptError",
     "CorsaError",
     "Edit",
+    "Export",
+    "HubError",
     "Interrupted",
     "LockedError",
     "ModelError",

@@ -521,6 +521,102 @@ def report(store: Path | None, benchmark: Path | None, out: Path | None, *, as_j
 
 
 @commands.command()
+@_store_option
+@click.option(
+    "--round", "round_id", type=int, metavar="N", help="which round; default: the one in use"
+)
+@click.option(
+    "--format",
+    "format",
+    default="adapter",
+    show_default=True,
+    type=click.Choice(["adapter", "merged", "gguf-lora", "gguf"]),
+    help="PEFT adapter, whole Hugging Face model, or either for llama.cpp",
+)
+@click.option(
+    "--type",
+    "type_",
+    metavar="TYPE",
+    help="what numbers are written in: merged f32 (default), bf16, f16; gguf-lora f32 (default), "
+    "f16; gguf f16 (default), f32, q8_0",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="a folder that is new or empty",
+)
+@_trust_option
+@_json_option
+def export(
+    store: Path,
+    round_id: int | None,
+    format: str,
+    type_: str | None,
+    out: Path,
+    *,
+    trust_remote_code: bool,
+    as_json: bool,
+) -> None:
+    """Write a round as other programs load it: peft, transformers, vLLM, llama.cpp, Ollama.
+
+    The gguf formats need a base model that came from a GGUF file, as the embedded one does.
+
+    \b
+    Example:
+      corsa export --store my-facts --out adapter
+      corsa export --store my-facts --format merged --out model
+      corsa export --store my-facts --round 1 --format gguf --type q8_0 --out llama
+    """  # noqa: D301
+    with _progress() as progress:
+        from corsa.store import Store
+
+        opened = Store.open(store, trust_remote_code=trust_remote_code)
+        made = opened.export(out, format, round=round_id, type=type_, progress=progress)
+    if as_json:
+        _emit(made._asdict() | {"folder": str(made.folder)})
+        return
+    for sentence in made.checked:
+        click.echo(f"checked: {sentence}")
+    click.echo(f"round {made.round} is in {made.folder}: {', '.join(made.files)}")
+    click.echo(f"how to load it: {made.folder / 'README.md'}")
+
+
+@commands.command()
+@click.argument("repository", metavar="REPO_ID")
+@_store_option
+@click.option(
+    "--round", "round_id", type=int, metavar="N", help="which round; default: the one in use"
+)
+@click.option(
+    "--private", is_flag=True, help="make the repository private; refuse one that is public"
+)
+@_json_option
+def push(
+    repository: str, store: Path, round_id: int | None, *, private: bool, as_json: bool
+) -> None:
+    """Upload a round's adapter to the Hugging Face Hub: weights, card, edits and metrics.
+
+    REPO_ID is OWNER/NAME. Whoever may read the repository can read the edits.
+
+    \b
+    Example:
+      corsa push me/my-facts --store my-facts --private
+    """  # noqa: D301
+    with _progress() as progress:
+        from corsa.store import Store
+
+        where = Store.open(store).push(
+            repository, round=round_id, private=private, progress=progress
+        )
+    if as_json:
+        _emit({"repository": repository, "commit": where})
+        return
+    click.echo(f"uploaded: {where}")
+
+
+@commands.command()
 @click.argument("dataset")
 @click.option(
     "--data",

@@ -11,6 +11,7 @@
     ├── StoreError          a store is missing, broken or of another model     exit 1  RuntimeError
     │   ├── LockedError     somebody else is writing to it                     exit 1
     │   └── CorruptError    a file is not what was written                     exit 1
+    ├── HubError            the Hugging Face Hub cannot be reached or refuses  exit 1  RuntimeError
     ├── TrainingError       a round could not be finished                      exit 1  RuntimeError
     ├── NotAcceptedError    a round misses --accept; it is kept, the head stays  exit 1
     └── Interrupted         Ctrl-C, after everything was left consistent       exit 1
@@ -83,6 +84,10 @@ class LockedError(StoreError):
 
 class CorruptError(StoreError):
     """A file of the store is not what was written."""
+
+
+class HubError(CorsaError, RuntimeError):
+    """The Hugging Face Hub cannot be reached, or refuses what is uploaded."""
 
 
 class TrainingError(CorsaError, RuntimeError):

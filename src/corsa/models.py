@@ -195,6 +195,22 @@ class BaseModel:
         self._peft.delete_adapter(name)
         self._set_active(None if before == name else before)
 
+    def merge(self, name: str) -> None:
+        """Make what is attached part of the base weights, for good: `hf` is a plain model then.
+
+        Args:
+            name: of an adapter, or of what `attach_weight` keeps.
+        """
+        if name in self._weights:
+            other = self._weights.pop(name)
+            other.module.weight = other.changed
+            return
+        with warnings.catch_warnings():
+            # peft warns of other adapters that are not merged: they are gone on purpose.
+            warnings.simplefilter("ignore")
+            self._peft.merge_and_unload(adapter_names=[name])
+        self._peft = None
+
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:
         """Inside the block the named adapter acts, or none; after it what acted before.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from corsa.ledger import Round
@@ -17,6 +18,26 @@ class Answer(NamedTuple):
     base: str
     updated: str
     round: int
+
+
+class Export(NamedTuple):
+    """A round in the form other programs load.
+
+    Attributes:
+        round: which one.
+        format: a name in `corsa.export.request.FORMATS`.
+        type: what its numbers are written in.
+        folder: where it is.
+        files: names of what is there.
+        checked: what was checked of it; sentences.
+    """
+
+    round: int
+    format: str
+    type: str
+    folder: Path
+    files: tuple[str, ...]
+    checked: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from corsa.config import Config, make_config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, ModelError, StoreError, TrainingError, UsageError
 from corsa.giving_back import give_back
-from corsa.ledger import Ledger, Problem, check_free, now
+from corsa.ledger import Ledger, Problem, Round, check_free, now
 from corsa.metrics import headlines
+from corsa.planning import active
 from corsa.progress import Progress, Silent
 from corsa.readers import Reading, edits_from_records, read_edits
-from corsa.results import Answer, Plan, Update
+from corsa.results import Answer, Export, Plan, Update
 from corsa.sources import EMBEDDED, ModelSource, conversion_is_whole, full_sha256, resolve
 
 if TYPE_CHECKING:
@@ -308,6 +309,87 @@ class Store:
         checked = self.ledger.round(chosen)
         return self._session(make_config(settings), progress).check(checked, system)
 
+    def export(
+        self,
+        out: str | Path,
+        format: str = "adapter",
+        *,
+        round: int | None = None,
+        type: str | None = None,
+        progress: Progress | None = None,
+    ) -> Export:
+        """Write a round as other programs load it; the folder appears whole or not at all.
+
+        Args:
+            out: a folder that is new or empty.
+            format: "adapter" (PEFT), "merged" (a whole Hugging Face model), "gguf-lora" or "gguf"
+                (for llama.cpp, of a base model that came from a GGUF file).
+            round: which round; `None`: the head.
+            type: what numbers are written in; `None`: the format's default.
+            progress: told what goes on.
+
+        Returns:
+            What was written.
+
+        Raises:
+            UsageError: if the round cannot be written so, or `out` holds something.
+            StoreError: if there is no such round, or it cannot be written.
+            ModelError: if the base model is not here or is laid out in a way that is not known.
+        """
+        from corsa.export.formats import check_exportable, check_out, choose_type, write_export
+        from corsa.export.request import Request
+
+        folder, chosen = Path(out).expanduser(), self._chosen(round)
+        written = choose_type(format, type)
+        check_exportable(chosen, format)
+        check_out(folder, self.path)
+        request = Request(
+            chosen,
+            active([p for made in self.ledger.lineage(chosen.id) for p in made.edits()]),
+            self.ledger.model,
+            written,
+            self._find_base,
+            progress or Silent(),
+            self._trust_remote_code,
+        )
+        checked = write_export(request, format, folder)
+        names = tuple(sorted(path.name for path in folder.iterdir()))
+        return Export(chosen.id, format, written, folder, names, tuple(checked))
+
+    def push(
+        self,
+        repository: str,
+        *,
+        round: int | None = None,
+        private: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Upload a round's adapter with its card to the Hugging Face Hub, as one commit.
+
+        Args:
+            repository: OWNER/NAME; made if there is none.
+            round: which round; `None`: the head.
+            private: whether the repository must be private; otherwise one that is made is what
+                its owner's are by default.
+            progress: told what goes on.
+
+        Returns:
+            Where the commit can be seen.
+
+        Raises:
+            HubError: if the Hub cannot be reached or refuses.
+            UsageError: if the round has no adapter, or `repository` is no name.
+        """
+        from tempfile import TemporaryDirectory
+
+        from corsa.export.hub import check_repository, upload
+
+        check_repository(repository)
+        with TemporaryDirectory() as temporary:
+            made = self.export(Path(temporary) / "adapter", round=round, progress=progress)
+            message = f"round {made.round}"
+            return upload(made.folder, repository, message, progress or Silent(), private=private)
+
     def log(self) -> dict[str, Any]:
         """The head and all rounds, of other branches too; no model is loaded.
 
@@ -383,11 +465,25 @@ class Store:
         if kept is not None and kept.serves(config):
             return kept.again(self._ledger, config, progress)
         progress.begin(f"loading {self.model}")
-        source = resolve(self.model, self._revision, trust_remote_code=self._trust_remote_code)
-        self._check_model(source)
+        source = self._find_base()
         model = load_source(source, config, trust_remote_code=self._trust_remote_code)
         self._session_kept = Session(model, self._ledger, config, progress)
         return self._session_kept
+
+    def _chosen(self, round: int | None) -> Round:
+        """A round by number, or the head's."""
+        number = self.ledger.head if round is None else round
+        if not number:
+            raise StoreError(
+                f"{self.path} at round 0 is the base model: there is no round to export"
+            )
+        return self.ledger.round(number)
+
+    def _find_base(self) -> ModelSource:
+        """The base model on this disk, which must be the one the store was made for."""
+        source = resolve(self.model, self._revision, trust_remote_code=self._trust_remote_code)
+        self._check_model(source)
+        return source
 
     def _check_model(self, source: ModelSource) -> None:
         if self._ledger is not None and source.sha256 != self._ledger.model["sha256"]:

@@ -23,6 +23,8 @@ PUBLIC = [
     "CorruptError",
     "CorsaError",
     "Edit",
+    "Export",
+    "HubError",
     "Interrupted",
     "LockedError",
     "ModelError",
@@ -42,7 +44,7 @@ PUBLIC = [
 
 # A module imports from rows above its own, never from its own or one below.
 ROWS = """
-    errors progress sentences bench
+    errors progress sentences bench export
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
     config edits chat acceptance checkpoints clock gguf_conversion render
     planning validation packing sources variations naming bench.statistics
@@ -56,6 +58,12 @@ ROWS = """
     bench.probabilities bench.fluency bench.general bench.curvature bench.harness
     bench.extras
     examination
+    export.request
+    export.card export.gguf_layout export.hub
+    export.adapter export.merged export.gguf_base export.modelfile
+    export.lora_files
+    export.gguf_lora export.gguf_merged
+    export.formats
     session
     store
     __init__ demo
