@@ -106,6 +106,6 @@ def test_llama_cpp_answers_alike(exported, edited, unedited, format, tmp_path, p
     said = json.dumps({name: round(value, 4) for name, value in found.items()})
     pytestconfig.get_terminal_writer().line(f"\n{format}: {said}")
     assert theirs["chats"] == RIGHT
-    # Two replies of twelve more, and half as far again: a wrong row order is nats away.
-    assert found["replies alike"] >= found["replies alike, unedited"] - 2 / len(OTHERS)
-    assert found["nats apart"] <= 1.5 * found["nats apart, unedited"] + 0.05
+    # One reply of twelve more, and half as far again: measured were none, and as far.
+    assert found["replies alike"] >= found["replies alike, unedited"] - 1 / len(OTHERS) - 1e-9
+    assert found["nats apart"] <= 1.5 * found["nats apart, unedited"] + 0.01
