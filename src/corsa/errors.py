@@ -12,6 +12,7 @@
     │   ├── LockedError     somebody else is writing to it                     exit 1
     │   └── CorruptError    a file is not what was written                     exit 1
     ├── TrainingError       a round could not be finished                      exit 1  RuntimeError
+    ├── SandboxError        programs of others cannot be run safely here       exit 1  RuntimeError
     ├── NotAcceptedError    a round misses --accept; it is kept, the head stays  exit 1
     └── Interrupted         Ctrl-C, after everything was left consistent       exit 1
 
@@ -87,6 +88,10 @@ class CorruptError(StoreError):
 
 class TrainingError(CorsaError, RuntimeError):
     """A round could not be finished; earlier rounds are untouched."""
+
+
+class SandboxError(CorsaError, RuntimeError):
+    """Programs of others cannot be run here without harm, or not at all."""
 
 
 class NotAcceptedError(CorsaError):
