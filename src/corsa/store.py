@@ -135,19 +135,20 @@ class Store:
 
     @contextmanager
     def opened(
-        self, *, progress: Progress | None = None, **settings: Any
+        self, *, progress: Progress | None = None, round: int | None = None, **settings: Any
     ) -> Iterator[tuple[BaseModel, Answerer, Answerer]]:
         """The loaded model, for measures of one's own.
 
         Args:
             progress: told what goes on.
+            round: as of that round, 0 for the base model; `None`: the head.
             settings: `dtype`, `device`, `attention`, `packing`.
 
         Yields:
-            The base model, who answers with it alone, and who answers as of the head.
+            The base model, who answers with it alone, and who answers as of that round.
         """
         session = self._session(make_config(settings), progress)
-        with session.current() as answerer:
+        with session.current(round) as answerer:
             yield session.model, session.base, answerer
 
     @property

@@ -42,6 +42,7 @@ PUBLIC = [
 # A module imports from rows above its own, never from its own or one below.
 ROWS = """
     errors progress sentences bench sandbox.inside sandbox.limits sandbox.filter
+    bench.code bench.code.harness
     sandbox.supervision
     sandbox
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
@@ -55,14 +56,21 @@ ROWS = """
     evaluation company methods bench.finished bench.upstream
     methods.lora methods.in_context floors
     methods.ft_l methods.retrieval
+    bench.datasets
+    bench.code.records
+    bench.code.programs bench.code.solutions
+    bench.code.testing
+    bench.code.references bench.code.passing bench.code.environments bench.code.options
+    bench.code.asking bench.code.humaneval
     bench.probabilities bench.fluency bench.general bench.curvature bench.harness
     bench.extras
     examination
     session
     store
     __init__ demo
-    bench.contenders bench.datasets bench.draws bench.runs bench.schedule bench.statistics
+    bench.contenders bench.draws bench.runs bench.schedule bench.statistics
     bench.tables bench.figures
+    bench.code.domain
     bench.runner
     cli
 """.strip().split("\n")
@@ -135,7 +143,7 @@ def test_every_setting_is_read_somewhere():
 
 
 # These run inside the sandbox alone, where they are handed over as text; nothing imports them.
-INSIDE = {"sandbox.inside"}
+INSIDE = {"sandbox.inside", "bench.code.harness"}
 
 
 def called(tree):
