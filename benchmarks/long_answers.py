@@ -2,9 +2,9 @@
 
     python benchmarks/long_answers.py 5 64 256 [--pass-tokens 1024]
 
-Four edits whose two answers have that many tokens each, the embedded model, method corsa, nothing replayed
-or kept. A pass of the model takes so many answer tokens at most. Each length runs in a process of its own:
-peak memory never goes down.
+Four edits whose two answers have that many tokens each, the embedded model, method corsa, nothing
+replayed or kept. A pass of the model takes so many answer tokens at most. Each length runs in a process
+of its own: peak memory never goes down.
 """
 
 import argparse
