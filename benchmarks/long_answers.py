@@ -1,6 +1,6 @@
 """What a step costs as answers get longer: seconds of a processor and peak memory.
 
-    python benchmarks/long_answers.py 5 64 256 [--pass-tokens 1024]
+    python benchmarks/long_answers.py 5 64 256 [--pass-tokens 512]
 
 Four edits whose two answers have that many tokens each, the embedded model, method corsa, nothing
 replayed or kept. A pass of the model takes so many answer tokens at most. Each length runs in a process

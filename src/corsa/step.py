@@ -23,9 +23,9 @@ from corsa.sharpness import perturbed
 
 Gradient = dict[str, Tensor]
 
-# Answer tokens that go through the model together. With 49,152 words in the vocabulary each costs about
-# 1 MB while gradients are found; answers of one phrase never come near this.
-_PASS_TOKENS = 1024
+# Answer tokens that go through the model together. The embedded model takes 3.5 MB for each while
+# gradients are found (docs/log.md); answers of one phrase hardly come near this.
+_PASS_TOKENS = 512
 
 
 class Example(NamedTuple):

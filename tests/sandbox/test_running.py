@@ -155,6 +155,16 @@ def test_modules_are_taken_over_as_they_are(place):
     assert ended.output.decode().strip() == str(folder / "packages" / "filelock" / "__init__.py")
 
 
+def test_what_is_imported_is_compiled_already(environment):
+    """Nobody inside can write byte code: compiling anew at every start would be most of the time."""
+    missing = [
+        path
+        for path in (environment / "lib").glob("python3*/*.py")
+        if not list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))
+    ]
+    assert missing == []
+
+
 @pytest.mark.root
 def test_root_makes_it_where_others_may_read(tmp_path, monkeypatch, place):
     from corsa.sandbox import environment as module

@@ -23,15 +23,7 @@ from corsa.files import UNFINISHED, canonical_json, remove_folder, sha256_text
 from corsa.progress import Progress, Silent
 
 # Parts of the standard library that no test needs.
-_LEFT_OUT = (
-    "site-packages",
-    "dist-packages",
-    "test",
-    "tests",
-    "idlelib",
-    "ensurepip",
-    "__pycache__",
-)
+_LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip")
 # Where root keeps what others may read: what runs in the sandbox does not run as root.
 _OF_ROOT = Path("/var/cache/corsa")
 
@@ -62,6 +54,7 @@ def make_environment(
         "machine": platform.machine(),
         "prefix": sys.base_prefix,
         "packages": sorted(packages),
+        "layout": 2,  # of this folder; to be raised when this file makes it otherwise
         "taken": {module: _version(module) for module in taken},
     }
     folder = _readable(cache / "sandbox") / f"python-{sha256_text(canonical_json(content))[:16]}"
@@ -81,6 +74,7 @@ def make_environment(
             _install(beside / "packages", packages)
             for module in taken:
                 _take(module, beside / "packages")
+            _compile(beside)
             (beside / "content.json").write_text(canonical_json(content), "utf-8")
             _open_to_all(beside)
             beside.rename(folder)
@@ -158,8 +152,18 @@ def _take(module: str, folder: Path) -> None:
                 source,
                 folder / top,
                 copy_function=_link,
-                ignore=shutil.ignore_patterns("__pycache__", "include", "test"),
+                ignore=shutil.ignore_patterns("include", "test"),
             )
+
+
+def _compile(folder: Path) -> None:
+    """Byte code for what has none: inside nobody can write it, and torch alone takes seconds."""
+    compiler = [str(folder / "bin" / "python"), "-I", "-S", "-m", "compileall", "-q", "-j", "1"]
+    subprocess.run(
+        [*compiler, str(folder / "lib"), str(folder / "packages")],
+        env={"LD_LIBRARY_PATH": str(folder / "lib")},
+        capture_output=True,  # files for other versions of Python cannot be compiled, and need not be
+    )
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -2,7 +2,8 @@
 
 Tests depend on these versions. torch is taken over as it is installed: upstream's own (2.2.2) and
 its dependencies would be another gigabyte, and what its tasks use has not changed since; which do
-not work is found out by running the references.
+not work is found out by running the references. A build of torch for CUDA loads libraries of other
+packages, which are not taken: its tasks are then left out.
 """
 
 from __future__ import annotations
