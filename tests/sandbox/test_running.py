@@ -1,9 +1,11 @@
 """Running programs: what comes back, how it ends, and what is said where it cannot be done."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from corsa.errors import SandboxError
-from corsa.sandbox import Limits, Sandbox, UnsafeRunner
+from corsa.sandbox import Limits, Sandbox, UnsafeRunner, supervision
 from corsa.sandbox.environment import make_environment
 from corsa.sandbox.filter import _MACHINES, forbidden_calls
 
@@ -45,6 +47,20 @@ def test_a_program_that_closes_its_output_is_still_waited_for(runner):
     ended = runner.run("import os, time; os.close(1); os.close(2); time.sleep(1); os._exit(3)")
     assert ended.status == 3
     assert time.monotonic() - start > 0.9
+
+
+def test_processes_may_end_while_they_are_looked_at(monkeypatch):
+    """Their folder in /proc is listed, and is gone before it is read, or the other way round."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert child.pid in supervision._descendants(os.getpid())
+    child.communicate(b"\n")
+    assert supervision._descendants(child.pid) == []
+
+    def vanished(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "iterdir", vanished)
+    assert supervision._descendants(os.getpid()) == []
 
 
 def test_it_can_be_stopped(runner):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -197,15 +197,19 @@ def _descendants(pid: int) -> list[int]:
     """All processes below one, as the kernel knows them."""
     found, ahead = [], [pid]
     while ahead:
-        parent = ahead.pop()
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                own = [int(child) for child in children.read_text("ascii").split()]
-            except OSError:
-                continue
-            found += own
-            ahead += own
+        own = list(_children(ahead.pop()))
+        found += own
+        ahead += own
     return found
+
+
+def _children(pid: int) -> Iterator[int]:
+    """Those of one process; it may end at any moment while it is looked at."""
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            yield from map(int, (thread / "children").read_text("ascii").split())
+    except OSError:
+        return
 
 
 def _resident(pid: int) -> int:

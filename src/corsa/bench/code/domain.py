@@ -8,7 +8,6 @@ model once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from corsa.bench.code.environments import ARENA, arena_environment
 from corsa.bench.code.options import TEMPERATURE, TOP_P, CodeOptions, Programs, open_pool
 from corsa.bench.code.passing import KS, averages
 from corsa.bench.code.records import Task, Update, read_arena
-from corsa.bench.code.references import fault, trial
+from corsa.bench.code.references import check_references, trial
 from corsa.bench.code.solutions import (
     answer,
     documentation,
@@ -32,8 +31,7 @@ from corsa.bench.draws import shuffled
 from corsa.bench.upstream import rows
 from corsa.edits import Edit
 from corsa.errors import UsageError
-from corsa.files import seal, sha256_file, sha256_text, unseal, write_atomically
-from corsa.memory import remembered
+from corsa.files import seal, sha256_file, unseal, write_atomically
 from corsa.metrics import Number, mean, retention
 from corsa.progress import Progress
 from corsa.sources import cache_folder
@@ -70,7 +68,9 @@ class CodeDomain:
         environment = arena_environment(cache_folder(), progress)
         self.environment = environment.name
         self.programs = Programs(open_pool(environment, unsafe=unsafe), options)
-        checked, faulty = self._checked(arena.updates, progress)
+        checked, faulty = check_references(
+            arena.updates, self.programs.pool, self.environment, progress
+        )
         # One task at least is taught and one held out.
         self.updates = {update.id: update for update in checked if len(update.tasks) > 1}
         few = [
@@ -108,28 +108,6 @@ class CodeDomain:
             f"processor and {WALL_SECONDS} s in all a test; {', '.join(ARENA)} and the torch of this "
             f"Python; environment {self.environment}"
         )
-
-    def _checked(
-        self, updates: Sequence[Update], progress: Progress
-    ) -> tuple[list[Update], list[LeftOut]]:
-        """The updates with the tasks whose references do as they should; each is found out once."""
-        progress.begin("running the reference solutions", sum(len(u.tasks) for u in updates))
-        checked, faulty = [], []
-        for update in updates:
-            trials = [trial(update, task, task.reference) for task in update.tasks]
-            key = [self.environment, TEST_SECONDS, sha256_text(repr(trials))]
-
-            def compute(trials: list[Any] = trials) -> list[str]:
-                return [fault(verdict) for verdict in self.programs.pool.check(trials)]
-
-            faults = remembered("references", key, compute)
-            progress.advance(len(trials))
-            working = [t for t, what in zip(update.tasks, faults, strict=True) if not what]
-            checked.append(replace(update, tasks=tuple(working)))
-            faulty += [
-                LeftOut(t.id, what) for t, what in zip(update.tasks, faults, strict=True) if what
-            ]
-        return checked, faulty
 
     # --- What is taught ---------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from corsa.progress import Progress
 from corsa.sandbox.environment import make_environment
 
 ARENA = ("numpy==1.26.4", "pandas==2.2.2", "sympy==1.12")
+# What some of its tests and implementations import, too; upstream names no versions.
+_OF_TESTS = ("pytest==8.2.2", "scipy==1.13.1")
 # What torch imports beside those.
 _OF_TORCH = ("typing_extensions", "filelock", "networkx", "jinja2", "fsspec")
 
@@ -28,4 +30,4 @@ def arena_environment(cache: Path, progress: Progress | None = None) -> Path:
     Returns:
         Its folder.
     """
-    return make_environment(cache, (*ARENA, *_OF_TORCH), ("torch",), progress)
+    return make_environment(cache, (*ARENA, *_OF_TESTS, *_OF_TORCH), ("torch",), progress)

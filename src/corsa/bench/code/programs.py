@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from corsa.bench.code.records import Task, Update
 
 # What takes long to import, or fails to once a function of `re` is gone: loaded before anything.
-HEAVY = ("numpy", "pandas", "sympy", "torch")
+HEAVY = ("numpy", "pandas", "scipy", "sympy", "torch", "pytest")
 
 
 def in_force(update: Update) -> str:

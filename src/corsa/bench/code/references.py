@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from corsa.bench.code.programs import programs
 from corsa.bench.code.records import Task, Update
-from corsa.bench.code.testing import Pool, Trial, Verdict
+from corsa.bench.code.testing import TEST_SECONDS, Pool, Trial, Verdict
 from corsa.bench.datasets import LeftOut
+from corsa.files import sha256_text
+from corsa.memory import remembered
 from corsa.progress import Progress
 
 
@@ -25,27 +28,35 @@ class Checked(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def check_references(updates: Sequence[Update], pool: Pool, progress: Progress) -> Checked:
-    """Run every reference solution with its update and without it.
+def check_references(
+    updates: Sequence[Update], pool: Pool, environment: str, progress: Progress
+) -> Checked:
+    """Run every reference solution with its update and without it; what was found out is kept.
 
     Args:
         updates: all.
         pool: runs them.
-        progress: told after each.
+        environment: names what they are run with: libraries and all.
+        progress: told after each update.
 
     Returns:
-        The updates with their working tasks; an update without any is gone.
+        The updates with their working tasks, maybe none, and the other tasks by name.
     """
-    pairs = [(update, task) for update in updates for task in update.tasks]
-    progress.begin("running the reference solutions", len(pairs))
-    verdicts = pool.check([trial(u, t, t.reference) for u, t in pairs], progress)
-    faults = [fault(verdict) for verdict in verdicts]
-    left_out = [
-        LeftOut(task.id, what) for (_, task), what in zip(pairs, faults, strict=True) if what
-    ]
-    working = {task.id for (_, task), what in zip(pairs, faults, strict=True) if not what}
-    kept = [replace(u, tasks=tuple(t for t in u.tasks if t.id in working)) for u in updates]
-    return Checked(tuple(update for update in kept if update.tasks), tuple(left_out))
+    progress.begin("running the reference solutions", sum(len(u.tasks) for u in updates))
+    checked, left_out = [], []
+    for update in updates:
+        trials = [trial(update, task, task.reference) for task in update.tasks]
+        key = [environment, type(pool.runner).__name__, TEST_SECONDS, sha256_text(repr(trials))]
+        faults = remembered("references", key, partial(_faults, pool, trials))
+        progress.advance(len(trials))
+        found = list(zip(update.tasks, faults, strict=True))
+        checked.append(replace(update, tasks=tuple(task for task, what in found if not what)))
+        left_out += [LeftOut(task.id, what) for task, what in found if what]
+    return Checked(tuple(checked), tuple(left_out))
+
+
+def _faults(pool: Pool, trials: Sequence[Trial]) -> list[str]:
+    return [fault(verdict) for verdict in pool.check(trials)]
 
 
 def trial(update: Update, task: Task, solution: str) -> Trial:

@@ -103,8 +103,11 @@ def test_heavy_libraries_are_found_by_what_is_imported():
 
 
 def test_references_pass_with_their_update_and_fail_without_it(pool):
-    checked = check_references(list(UPDATES.values()), pool, Silent())
-    assert [update.id for update in checked.updates] == [
+    checked = check_references(list(UPDATES.values()), pool, "here", Silent())
+    solutions = pool.cost.solutions
+    assert check_references(list(UPDATES.values()), pool, "here", Silent()) == checked
+    assert pool.cost.solutions == solutions
+    assert [update.id for update in checked.updates if update.tasks] == [
         "renamed",
         "argument",
         "added",
