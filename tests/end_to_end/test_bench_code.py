@@ -266,6 +266,18 @@ def test_what_makes_no_sense_is_refused(bench, tmp_path, words, said):
     assert said in err
 
 
+def test_a_file_without_updates_is_refused_before_anything_is_installed(
+    bench, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(domain, "arena_environment", None)  # calling it would be an error
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"prompt": "Who?", "target_new": "Ann"}\n', "utf-8")
+    code, _, err = bench(tmp_path / "out", "--data", path)
+    assert (code, "has no usable update: record 0: is not in the layout" in err) == (2, True)
+    code, _, err = bench(tmp_path / "out", "--from", 90)
+    assert (code, "has no usable update in what --from and --to leave" in err) == (2, True)
+
+
 def test_without_a_file_or_a_sandbox_it_is_refused_and_said_why(bench, tmp_path, monkeypatch):
     code, _, err = call("bench", "codeupdatearena", "--out", tmp_path / "out")
     assert (code, "give it with --data FILE" in err) == (2, True)

@@ -65,6 +65,8 @@ class CodeDomain:
         unsafe: bool = False,
     ) -> None:
         arena = read_arena(list(rows(data))[first:last])
+        if not arena.updates:  # before anything is installed for it
+            raise _unusable(data, arena.left_out)
         environment = arena_environment(cache_folder(), progress)
         self.environment = environment.name
         self.programs = Programs(open_pool(environment, unsafe=unsafe), options)
@@ -79,8 +81,7 @@ class CodeDomain:
             if update.id not in self.updates
         ]
         if not self.updates:
-            why = [*arena.left_out, *faulty, *few]
-            raise UsageError(f"{data} has no usable update: {why[0].record}: {why[0].why}")
+            raise _unusable(data, [*arena.left_out, *faulty, *few])
         source = {
             "name": "codeupdatearena",
             "file": data.name,
@@ -240,6 +241,15 @@ class CodeDomain:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, seal({"tasks": tasks}))
         return tasks
+
+
+def _unusable(data: Path, left_out: Sequence[LeftOut]) -> UsageError:
+    why = (
+        f": {left_out[0].record}: {left_out[0].why}"
+        if left_out
+        else " in what --from and --to leave"
+    )
+    return UsageError(f"{data} has no usable update{why}")
 
 
 class Measured:
