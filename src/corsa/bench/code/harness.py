@@ -36,11 +36,11 @@ def run(text: str, report: int) -> None:
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
     try:
-        exec(compile(text, "program", "exec"), {"__name__": "__main__"})
+        exec(compile(text, "solution", "exec"), {"__name__": "__main__"})
         said = PASSED
     except BaseException as error:
         place = [
-            e.lineno for e in traceback.extract_tb(error.__traceback__) if e.filename == "program"
+            e.lineno for e in traceback.extract_tb(error.__traceback__) if e.filename == "solution"
         ]
         where = f" (line {place[-1]})" if place else ""
         said = f"{type(error).__name__}: {str(error)[:300]}{where}".encode(errors="replace")

@@ -177,7 +177,7 @@ def test_the_scores_are_those_that_were_constructed(pool):
         ("import sys\nsys.exit(0)", "SystemExit"),
         ("import os\nos._exit(0)", "ended early"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "ended early"),
-        ("def root_0(x:", "SyntaxError"),
+        ("def root_0(x:", "SyntaxError: '(' was never closed (solution, line 12)"),
         ("def root_0(x):\n    return root_0(x)", "RecursionError"),
         ("x = '\0'", "SyntaxError"),
         ("", "NameError"),
