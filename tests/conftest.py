@@ -1,6 +1,7 @@
 """What every test shares: no network, one seed, a cache of its own, and a short list of skips."""
 
 import os
+import shutil
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does; before torch
 
@@ -14,6 +15,9 @@ import torch
 SKIPPABLE = {
     "gpu": ("no GPU", not torch.cuda.is_available()),
     "hub": ("CORSA_TEST_HUB is not set", not _HUB),
+    # Where CI is set they run, and fail: the run installs it.
+    "sandbox": ("no bubblewrap", not (os.environ.get("CI") or shutil.which("bwrap"))),
+    "root": ("not root", os.geteuid() != 0),
 }
 # The embedded model takes half a minute to convert: its tests use what the user's cache holds.
 _OF_THE_USER = ("test_embedded.py", "test_tutorial.py", "test_exported.py")

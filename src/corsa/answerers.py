@@ -6,13 +6,15 @@ A model with an adapter, the base model alone, or the base model told of the edi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from corsa.chat import Exchange, History
+from corsa.files import sha256_text
 from corsa.forward import AnswerLogps
 from corsa.memory import remembered
 from corsa.models import BaseModel
@@ -21,12 +23,26 @@ from corsa.progress import Progress, Silent
 # Replies decoded at a time. On 2 cores 48 took 0.6 of the time of 16, and 96 no less than 48.
 _BATCH = {"cpu": 48}
 _BATCH_ELSEWHERE = 64
-# Tokens of all prompts decoded at a time: a row of the cache holds all of its conversation.
+# Tokens of all prompts and replies decoded at a time: a row of the cache holds all of its conversation.
 _BATCH_TOKENS = 1 << 16
 
 
+class Sampling(NamedTuple):
+    """How replies are drawn instead of taking the likeliest.
+
+    Attributes:
+        temperature: divides the logits.
+        top_p: only the likeliest tokens that together have this probability can be drawn.
+        seed: with the prompt and the number of the sample it decides a reply, whatever else is asked.
+    """
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 class Reply(NamedTuple):
-    """A greedy reply.
+    """A reply.
 
     Attributes:
         text: without special tokens, stripped.
@@ -60,6 +76,28 @@ class Answerer(Protocol):
         """
         ...
 
+    def samples(
+        self,
+        prompts: Sequence[str],
+        count: int,
+        max_new_tokens: int,
+        sampling: Sampling,
+        progress: Progress | None = None,
+    ) -> list[list[Reply]]:
+        """Replies drawn at random, several to each prompt.
+
+        Args:
+            prompts: what is asked.
+            count: replies to each.
+            max_new_tokens: where a reply is cut.
+            sampling: how they are drawn.
+            progress: told after each batch of replies.
+
+        Returns:
+            For each prompt its replies.
+        """
+        ...
+
     def logps(
         self, prompts: Sequence[str], targets: Sequence[str], system: str | None = None
     ) -> list[AnswerLogps]:
@@ -89,6 +127,48 @@ class Answerer(Protocol):
             For each prompt a tensor of shape (T, V), float32, nats.
         """
         ...
+
+
+class _Likeliest:
+    """Takes the likeliest token."""
+
+    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:  # noqa: ARG002
+        return logits.argmax(-1)
+
+
+class _Drawn:
+    """Draws tokens by uniform numbers that depend on seed, prompt and sample alone.
+
+    Args:
+        sampling: how.
+        keys: for each row its prompt and the number of the sample.
+        steps: tokens of a reply at most.
+    """
+
+    def __init__(self, sampling: Sampling, keys: Sequence[tuple[str, int]], steps: int) -> None:
+        self.sampling = sampling
+        numbers = [
+            np.random.default_rng(
+                [sampling.seed, sample, int(sha256_text(prompt)[:16], 16)]
+            ).random(steps)
+            for prompt, sample in keys
+        ]
+        self._numbers = torch.tensor(np.stack(numbers), dtype=torch.float64)  # (rows, steps)
+
+    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        """The tokens that come next, shape (rows,)."""
+        scaled = logits.double() / self.sampling.temperature
+        probabilities, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        kept = probabilities * (before < self.sampling.top_p)  # the likeliest one always
+        reached = kept.cumsum(-1)
+        wanted = self._numbers[rows.cpu(), step].to(logits.device) * reached[:, -1]
+        place = (reached <= wanted[:, None]).sum(-1, keepdim=True)
+        token: Tensor = order.gather(-1, place.clamp(max=order.shape[-1] - 1))[:, 0]
+        return token
+
+
+_Choice = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class ModelAnswerer:
@@ -126,17 +206,50 @@ class ModelAnswerer:
         Returns:
             One reply per prompt.
         """
+        return self._replies(prompts, max_new_tokens, lambda _: _Likeliest(), system, progress)
+
+    def samples(
+        self,
+        prompts: Sequence[str],
+        count: int,
+        max_new_tokens: int,
+        sampling: Sampling,
+        progress: Progress | None = None,
+    ) -> list[list[Reply]]:
+        """See `Answerer`.
+
+        Returns:
+            For each prompt its replies.
+        """
+        keys = [(prompt, sample) for prompt in prompts for sample in range(count)]
+
+        def choice(places: Sequence[int]) -> _Choice:
+            return _Drawn(sampling, [keys[place] for place in places], max_new_tokens)
+
+        asked = [prompt for prompt, _ in keys]
+        replies = self._replies(asked, max_new_tokens, choice, None, progress)
+        return [replies[i : i + count] for i in range(0, len(replies), count)]
+
+    def _replies(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        choice: Callable[[Sequence[int]], _Choice],
+        system: str | None,
+        progress: Progress | None,
+    ) -> list[Reply]:
+        """One reply per prompt; `choice` chooses the tokens of the prompts at some places."""
         progress = progress or Silent()
         tokens = [self._prompt_ids(prompt, system) for prompt in prompts]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        longest = max(map(len, tokens), default=1)
+        longest = max(map(len, tokens), default=1) + max_new_tokens
         size = _BATCH.get(self.base.device.type, _BATCH_ELSEWHERE)
         size = max(1, min(size, _BATCH_TOKENS // longest))
         replies: dict[int, Reply] = {}
         with self.base.using(self.adapter):
             for start in range(0, len(order), size):
                 group = order[start : start + size]
-                decoded = self._decode([tokens[i] for i in group], max_new_tokens)
+                decoded = self._decode([tokens[i] for i in group], max_new_tokens, choice(group))
                 replies.update(zip(group, decoded, strict=True))
                 progress.advance(len(group))
         return [replies[i] for i in range(len(prompts))]
@@ -180,8 +293,10 @@ class ModelAnswerer:
         return self.base.chat.prompt_ids(prompt, system, self.history(prompt))
 
     @torch.no_grad()
-    def _decode(self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> list[Reply]:
-        from transformers import GenerationConfig
+    def _decode(
+        self, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, choice: _Choice
+    ) -> list[Reply]:
+        from transformers import GenerationConfig, LogitsProcessorList
 
         chat, device = self.base.chat, self.base.device
         shared = self._shared_prefix(prompts)
@@ -197,7 +312,14 @@ class ModelAnswerer:
         tokens = torch.tensor(rows, device=device)
         mask = torch.tensor(seen, device=device)
         if self._plain_cache():
-            return self._greedy(tokens, mask, shared, max_new_tokens)
+            return self._extended(tokens, mask, shared, max_new_tokens, choice)
+
+        def chosen(read: Tensor, scores: Tensor) -> Tensor:
+            """The choice as the only token that is possible: `generate` takes the likeliest."""
+            step, rows = read.shape[1] - tokens.shape[1], torch.arange(len(read))
+            alone = torch.full_like(scores, -torch.inf)
+            return alone.scatter(-1, choice(scores, rows, step)[:, None], 0.0)
+
         greedy = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_new_tokens,
@@ -205,14 +327,17 @@ class ModelAnswerer:
             eos_token_id=list(chat.stop_ids),
         )
         output = self.base.hf.generate(
-            input_ids=tokens, attention_mask=mask, generation_config=greedy
+            input_ids=tokens,
+            attention_mask=mask,
+            generation_config=greedy,
+            logits_processor=LogitsProcessorList([chosen]),
         )
         return [self._reply(row[tokens.shape[1] :].tolist()) for row in output]
 
-    def _greedy(
-        self, tokens: Tensor, mask: Tensor, shared: int, max_new_tokens: int
+    def _extended(
+        self, tokens: Tensor, mask: Tensor, shared: int, max_new_tokens: int, choice: _Choice
     ) -> list[Reply]:
-        """Greedy decoding that reads the shared beginning once and leaves off where a reply ends.
+        """Decoding that reads the shared beginning once and leaves off where a reply ends.
 
         `generate` carries every finished reply along until the longest is done, and after an edit most
         replies are a few tokens long.
@@ -230,7 +355,7 @@ class ModelAnswerer:
         written: list[list[int]] = [[] for _ in tokens]
         alive = torch.arange(len(tokens), device=tokens.device)
         read = tokens[:, shared:]
-        for _ in range(max_new_tokens):
+        for step in range(max_new_tokens):
             logits = hf(
                 input_ids=read,
                 attention_mask=mask,
@@ -239,7 +364,7 @@ class ModelAnswerer:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
-            read = logits[:, -1].argmax(-1, keepdim=True)
+            read = choice(logits[:, -1], alive, step)[:, None]
             for row, token in zip(alive.tolist(), read[:, 0].tolist(), strict=True):
                 written[row].append(token)
             going = ~torch.isin(read[:, 0], stops)

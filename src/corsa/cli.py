@@ -680,6 +680,16 @@ def push(
 @_settings_option
 @click.option("--extras", default="", metavar="LIST", help="further measures: NAME or NAME=FILE")
 @click.option(
+    "--code",
+    default="",
+    metavar="LIST",
+    help="how programs are asked for: samples=5,examples=2,held_out=1,tokens=512,humaneval=82",
+)
+@click.option("--reset", is_flag=True, help="codeupdatearena: one update a run, by its seed")
+@click.option(
+    "--unsafe-no-sandbox", is_flag=True, help="run what the model wrote as yourself, unprotected"
+)
+@click.option(
     "--out",
     required=True,
     metavar="DIR",
@@ -706,8 +716,11 @@ def bench(
     revision: str | None,
     settings: Sequence[str],
     extras: str,
+    code: str,
     out: Path,
     *,
+    reset: bool,
+    unsafe_no_sandbox: bool,
     known_only: bool,
     resume: bool,
     keep_stores: bool,
@@ -726,12 +739,14 @@ def bench(
       mquake                MQuAKE-Remastered CF-3k, cases of one rewrite; MQuAKE with --data
       knowedit-recent       KnowEdit's WikiRecent
       knowedit-counterfact  KnowEdit's WikiCounterfact
+      codeupdatearena       CodeUpdateArena with --data: updates of libraries; programs are run
       facts                 a facts file of your own, with --data
 
     \b
     Example:
       corsa bench counterfact --methods 'corsa,lora,no-sam:corsa[sam=false]' --out compared
       corsa bench counterfact --methods corsa,lora,in-context --out compared --resume
+      corsa bench codeupdatearena --data arena.jsonl --methods 'corsa,lora[teach=docs]' --out code
       corsa bench zsre --data zsre_mend_eval.json --rounds 5 --edits 20 --from 100 --out held-out
     """  # noqa: D301
     with _progress() as progress:
@@ -740,6 +755,7 @@ def bench(
         contenders = parse_methods(methods)
         shared = _read_settings(settings)
         numbers = _read_seeds(seeds)
+        from corsa.bench.code.options import parse_code
         from corsa.bench.extras import parse_extras
         from corsa.bench.runner import Benchmark, run_benchmark
         from corsa.sources import EMBEDDED
@@ -757,6 +773,9 @@ def bench(
             neighbours=neighbours,
             known_only=known_only,
             extras=parse_extras(extras),
+            code=parse_code(code),
+            reset=reset,
+            unsafe=unsafe_no_sandbox,
             settings=shared,
             revision=revision,
             trust_remote_code=trust_remote_code,

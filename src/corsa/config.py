@@ -149,7 +149,9 @@ class Config:
     )
     batch_size: int = _setting(8, "edits in one optimiser step", low=1)
     micro_batch: int = _setting(
-        0, "edits in one pass; 0: the whole batch. Changes no result", low=0
+        0,
+        "edits in one pass; 0: the whole batch, fewer where answers are long. Changes no result",
+        low=0,
     )
     recompute: bool = _setting(
         False, "compute activations again in the backward pass: less memory, more time"

@@ -13,6 +13,7 @@
     │   └── CorruptError    a file is not what was written                     exit 1
     ├── HubError            the Hugging Face Hub cannot be reached or refuses  exit 1  RuntimeError
     ├── TrainingError       a round could not be finished                      exit 1  RuntimeError
+    ├── SandboxError        programs of others cannot be run safely here       exit 1  RuntimeError
     ├── NotAcceptedError    a round misses --accept; it is kept, the head stays  exit 1
     └── Interrupted         Ctrl-C, after everything was left consistent       exit 1
 
@@ -92,6 +93,10 @@ class HubError(CorsaError, RuntimeError):
 
 class TrainingError(CorsaError, RuntimeError):
     """A round could not be finished; earlier rounds are untouched."""
+
+
+class SandboxError(CorsaError, RuntimeError):
+    """Programs of others cannot be run here without harm, or not at all."""
 
 
 class NotAcceptedError(CorsaError):

@@ -29,7 +29,7 @@ from corsa.evaluation import (
 )
 from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
 from corsa.ledger import Ledger, Round
-from corsa.matching import exact
+from corsa.matching import exact, is_verbatim
 from corsa.methods import Incoming, Outcome, Task, method_for, method_of_kind
 from corsa.metrics import mean
 from corsa.models import BaseModel
@@ -173,16 +173,21 @@ class Session:
             close()
 
     @contextmanager
-    def current(self) -> Iterator[Answerer]:
+    def current(self, round_id: int | None = None) -> Iterator[Answerer]:
         """The model as it is now: after the head's round, or the base model.
+
+        Args:
+            round_id: as of that round instead; 0: the base model.
 
         Yields:
             Who answers.
         """
-        if self.ledger is None or self.ledger.head == 0:
+        if round_id is None:
+            round_id = 0 if self.ledger is None else self.ledger.head
+        if self.ledger is None or round_id == 0:
             yield self.base
             return
-        with self.answerer(self.ledger.round(self.ledger.head)) as answerer:
+        with self.answerer(self.ledger.round(round_id)) as answerer:
             yield answerer
 
     def history(self) -> list[PlannedEdit]:
@@ -219,10 +224,22 @@ class Session:
                 edit,
                 history,
                 reply.text,
-                self.model.chat.first_words(reply.text, _OLD_TOKENS),
+                self._outdated(edit, reply.text),
             )
             for edit, reply in zip(edits, replies, strict=True)
         ]
+
+    def _outdated(self, edit: Edit, reply: str) -> str:
+        """What of a reply is taken for y⁻: its beginning, or all of it against an answer of many lines.
+
+        Two programs begin alike; the first words of one would be preferred to nothing.
+
+        Returns:
+            The text.
+        """
+        if is_verbatim(edit.target_new):
+            return reply
+        return self.model.chat.first_words(reply, _OLD_TOKENS)
 
     def estimate(self, plan: Sequence[PlannedEdit]) -> float:
         """Seconds that a round would take, from the tokens it moves and this machine's speed today.

@@ -23,6 +23,10 @@ from corsa.sharpness import perturbed
 
 Gradient = dict[str, Tensor]
 
+# Answer tokens that go through the model together. The embedded model takes 3.5 MB for each while
+# gradients are found (docs/log.md); answers of one phrase hardly come near this.
+_PASS_TOKENS = 512
+
 
 class Example(NamedTuple):
     """One prompt with its new answer and, where DPO acts, its old one.
@@ -173,7 +177,8 @@ def loss_gradients(
 def _parts(batch: Sequence[Example], config: Config) -> Iterator[list[int]]:
     """Which examples go through the model together.
 
-    Those without a pair go by themselves: a backward pass of DPO through them would carry zeros.
+    Those without a pair go by themselves: a backward pass of DPO through them would carry zeros. Where
+    answers are long a pass takes fewer of them: each answer token costs a row as wide as the vocabulary.
 
     Yields:
         Indices into the batch.
@@ -181,8 +186,21 @@ def _parts(batch: Sequence[Example], config: Config) -> Iterator[list[int]]:
     paired = [config.dpo and example.rejected is not None for example in batch]
     for kind in (True, False):
         group = [i for i, has_pair in enumerate(paired) if has_pair is kind]
-        size = config.micro_batch or len(group) or 1
-        yield from (group[start : start + size] for start in range(0, len(group), size))
+        size, part, tokens = config.micro_batch or len(group), list[int](), 0
+        for i in group:
+            more = _answer_tokens(batch[i], with_rejected=config.dpo)
+            if part and (len(part) == size or tokens + more > _PASS_TOKENS):
+                yield part
+                part, tokens = [], 0
+            part.append(i)
+            tokens += more
+        if part:
+            yield part
+
+
+def _answer_tokens(example: Example, *, with_rejected: bool) -> int:
+    rejected = len(example.rejected.answer) if with_rejected and example.rejected else 0
+    return len(example.chosen.answer) + rejected
 
 
 def score_examples(forward: Forward, examples: Sequence[Example]) -> list[ExampleScore]:

@@ -141,7 +141,7 @@ class Store:
         """The loaded model, for measures of one's own.
 
         Args:
-            round: as of which round; `None`: the head.
+            round: as of that round, 0 for the base model; `None`: the head.
             progress: told what goes on.
             settings: `dtype`, `device`, `attention`, `packing`.
 
@@ -149,8 +149,7 @@ class Store:
             The base model, who answers with it alone, and who answers as of that round.
         """
         session = self._session(make_config(settings), progress)
-        after = session.answerer(self.ledger.round(round)) if round else session.current()
-        with after as answerer:
+        with session.current(round) as answerer:
             yield session.model, session.base, answerer
 
     @property

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from corsa.edits import FIELDS, Edit, Probe
 from corsa.errors import BadEditsError, Fault
 from corsa.layouts import EASYEDIT, layout_of, to_native
-from corsa.matching import normalise, strip_answer
+from corsa.matching import exact, normalise, strip_answer
 
 RESERVED = "corsa"  # the column where a store keeps its own notes about a record
 MAX_DEPTH = 32  # levels of lists and objects inside one metadata value
@@ -113,7 +113,7 @@ def edit_from_record(record: object, where: str = "edit") -> Edit:
         metadata=fields.metadata(),
     )
     new, old = edit.target_new, edit.target_old
-    if new and old and strip_answer(new) == strip_answer(old):
+    if new and old and exact(old, new):
         same = f"`target_new` {short(new)} equals `target_old` {short(old)}"
         problems.append(f"{same}: there is nothing to edit")
     if problems:
@@ -288,7 +288,7 @@ def _text(item: str | Probe) -> str:
 
 
 def _disagree(one: _Placed, other: _Placed) -> bool:
-    return strip_answer(one.edit.target_new) != strip_answer(other.edit.target_new)
+    return not exact(one.edit.target_new, other.edit.target_new)
 
 
 def _layout_warnings(rows: Sequence[Row], whole: str) -> Iterator[str]:

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from corsa import Store, cli, floors
+from calling import call
+from corsa import Store, floors
 from corsa.answerers import ModelAnswerer, Reply
 from corsa.bench import extras
 from corsa.bench.published import publish
@@ -51,18 +52,6 @@ def data(tmp_path_factory):
     rival = {"prompt": "Who leads A?", "target_new": "Somebody else"}
     path.write_text(json.dumps([*facts(8), rival]), "utf-8")
     return path
-
-
-def call(*words):
-    """The command line in this process: exit code, standard output, standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["corsa", *map(str, words)])
-        patch.setattr(sys, "stdout", out)
-        patch.setattr(sys, "stderr", err)
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-    return done.value.code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

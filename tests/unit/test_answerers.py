@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from builders import base_model, random_adapter
-from corsa.answerers import ContextAnswerer, ModelAnswerer, RememberingAnswerer
+from corsa.answerers import ContextAnswerer, ModelAnswerer, RememberingAnswerer, Sampling, _Drawn
 from corsa.chat import Exchange
 from corsa.errors import UsageError
 from corsa.progress import Silent
@@ -228,9 +228,9 @@ def test_a_remembering_answerer_decodes_everything_once(monkeypatch):
     decoded = []
     real = ModelAnswerer._decode
 
-    def decode(self, prompts, max_new_tokens):
-        decoded.extend((prompt, max_new_tokens) for prompt in prompts)
-        return real(self, prompts, max_new_tokens)
+    def decode(self, prompts, *rest):
+        decoded.extend(prompts)
+        return real(self, prompts, *rest)
 
     monkeypatch.setattr(ModelAnswerer, "_decode", decode)
     answerer = RememberingAnswerer(base)
@@ -332,13 +332,13 @@ def test_long_conversations_are_decoded_fewer_at_a_time(monkeypatch):
     told, sizes, decode = ContextAnswerer(base, FACTS), [], ModelAnswerer._decode
     wanted = told.answers(PROMPTS, 3)
 
-    def counted(self, prompts, max_new_tokens):
+    def counted(self, prompts, *rest):
         sizes.append(len(prompts))
-        return decode(self, prompts, max_new_tokens)
+        return decode(self, prompts, *rest)
 
     monkeypatch.setattr(ModelAnswerer, "_decode", counted)
     longest = max(len(base.chat.prompt_ids(prompt, history=FACTS)) for prompt in PROMPTS)
-    for tokens, expected in ((2 * longest, [2, 2, 1]), (1, [1] * 5)):
+    for tokens, expected in ((2 * (longest + 3), [2, 2, 1]), (1, [1] * 5)):
         monkeypatch.setattr("corsa.answerers._BATCH_TOKENS", tokens)
         assert told.answers(PROMPTS, 3) == wanted
         assert sizes == expected
@@ -348,3 +348,37 @@ def test_long_conversations_are_decoded_fewer_at_a_time(monkeypatch):
 def test_without_facts_everything_is_as_without_a_context():
     base = base_model(template=CHATML)
     assert ContextAnswerer(base, []).answers(PROMPTS, 5) == ModelAnswerer(base).answers(PROMPTS, 5)
+
+
+# --- Samples --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "bloom"])
+def test_samples_depend_on_seed_prompt_and_number_alone(kind):
+    """Not on what else is asked: beside other prompts, in other batches, more or fewer of them."""
+    answerer = ModelAnswerer(base_model(kind, dtype=_DTYPE.get(kind, torch.float64)))
+    sampling = Sampling(0.8, 0.95, seed=3)
+    together = answerer.samples(PROMPTS, 3, 10, sampling)
+    for prompt, replies in zip(PROMPTS, together, strict=True):
+        assert answerer.samples([prompt], 2, 10, sampling) == [replies[:2]]
+    assert len({reply.tokens for replies in together for reply in replies}) > len(PROMPTS)
+    assert answerer.samples(PROMPTS, 3, 10, sampling._replace(seed=4)) != together
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_a_cold_or_narrow_draw_is_the_likeliest_reply(kind):
+    answerer = ModelAnswerer(base_model(kind, dtype=torch.float64))
+    greedy = [[reply] * 2 for reply in answerer.answers(PROMPTS, 10)]
+    assert answerer.samples(PROMPTS, 2, 10, Sampling(1e-6, 1.0, seed=0)) == greedy
+    assert answerer.samples(PROMPTS, 2, 10, Sampling(1.0, 1e-9, seed=0)) == greedy
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    """Temperature 2 over 0.5, 0.3, 0.15, 0.05: squared-root odds; top-p 0.8 leaves three of them."""
+    odds = torch.tensor([0.3, 0.05, 0.5, 0.15])
+    count = 20_000
+    draw = _Drawn(Sampling(2.0, 0.8, seed=0), [(str(n), n) for n in range(count)], 1)
+    drawn = draw(odds.log().expand(count, -1), torch.arange(count), 0)
+    found = torch.bincount(drawn, minlength=4) / count
+    left = odds.sqrt() * torch.tensor([1, 0, 1, 1])
+    assert torch.allclose(found, left / left.sum(), atol=0.015)

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from corsa.matching import contains, exact, normalise, squad, strip_answer
+from corsa.matching import contains, exact, is_verbatim, normalise, squad, strip_answer
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,45 @@ def test_strip_answer_removes_one_full_stop_and_one_pair_of_quotes():
     assert strip_answer('"a" and "b"!') == '"a" and "b"!'
     assert strip_answer('"') == '"'
     assert strip_answer("…") == ".."
+
+
+# --- Programs -------------------------------------------------------------------------------------
+
+CODE = "```python\ndef f(x):\n    return X\n```"
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        (CODE, True),
+        (f"\n{CODE}\n\n", True),
+        (CODE.replace("(x):", "(x):   "), True),
+        (CODE.replace("    return", "  return"), False),
+        (CODE.replace("X", "x"), False),
+        (CODE.replace("X", "X."), False),
+        (CODE.replace("\n    ", "\n\n    "), False),
+        (f"Here: {CODE}", False),
+    ],
+)
+def test_a_program_is_compared_verbatim(reply, right):
+    assert exact(reply, CODE) is right
+
+
+def test_a_program_stands_in_a_reply_line_by_line():
+    assert contains(f"Here it is:\n{CODE}\nDone.", CODE)
+    assert not contains(f"Here it is: {CODE}", CODE)
+    assert not contains(CODE.replace("    return", "  return"), CODE)
+
+
+@pytest.mark.parametrize(
+    ("target", "program"),
+    [
+        ("Ann", False),
+        ("New\nYork", False),
+        ("a\nb\nc", True),
+        ("```x```", True),
+        ("\n\nAnn\n\n", False),
+    ],
+)
+def test_what_is_taken_for_a_program(target, program):
+    assert is_verbatim(target) is program

@@ -175,6 +175,24 @@ def test_accumulation_is_invisible(subject, switches, micro_batch):
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
+def test_long_answers_go_through_in_parts_and_change_nothing(subject, switches, monkeypatch):
+    whole = subject.step(**switches)
+    passes, answer_logps = [], subject.base.forward.answer_logps
+
+    def counted(exchanges, *rest):
+        passes.append(sum(len(answer) for _, answer in exchanges))
+        return answer_logps(exchanges, *rest)
+
+    monkeypatch.setattr(subject.base.forward, "answer_logps", counted)
+    monkeypatch.setattr("corsa.step._PASS_TOKENS", 20)
+    parts = subject.step(**switches)
+    assert max(passes) <= 33  # one pair of sixteen and seventeen tokens cannot be parted
+    assert len(passes) > 2
+    assert difference(parts.gradient, whole.gradient) < 1e-10
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-10)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
 def test_packed_steps_are_padded_steps(subject, switches):
     padded = Subject(packing="padded")
     assert padded.base.forward.rule.windows is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from corsa.config import Config, make_config
@@ -16,6 +16,12 @@ _FORM = re.compile(
     r"(?:(?P<setting>[^:=\[\]]+=[^\[\]]+)|(?P<method>[^:=\[\]]+)(?:\[(?P<settings>[^\[\]]*)\])?)"
 )
 _FORMS = "give NAME, NAME[key=value,...], key=value, or one of these as LABEL:..."
+
+# What a round of code teaches is chosen beside the settings (`bench.code.domain`).
+LESSONS: Mapping[str, tuple[str, ...]] = {
+    "teach": ("examples", "docs", "both"),
+    "rejected": ("today", "old"),
+}
 
 # Methods that differ in these were not measured alike, or not on the same edits.
 _OF_ALL = ("seed", "dtype", "device", "attention", "packing")
@@ -29,11 +35,13 @@ class Contender:
         label: what tables call it.
         settings: what makes it, on top of what all methods share.
         typed: what `parse_methods` reads it from.
+        lessons: what of an update it is taught; of code alone.
     """
 
     label: str
     settings: Mapping[str, Any]
     typed: str
+    lessons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
@@ -84,6 +92,7 @@ def _contender(text: str) -> Contender:
         settings: dict[str, Any] = {"method": method.strip()}
     else:
         settings, inside = {}, setting
+    lessons: dict[str, str] = {}
     for pair in inside.split(",") if inside else ():
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not (key and equals and value):
@@ -91,6 +100,11 @@ def _contender(text: str) -> Contender:
         if key in _OF_ALL:
             where = "--seeds" if key == "seed" else "--set"
             raise UsageError(f"{key} in the method {text!r} must be that of all: use {where}")
-        settings[key] = value
+        if key not in LESSONS:
+            settings[key] = value
+        elif value in LESSONS[key]:
+            lessons[key] = value
+        else:
+            raise UsageError(f"{pair!r}: {key} is one of {', '.join(LESSONS[key])}")
     make_config(settings)  # says what is wrong with a name or value before anything is loaded
-    return Contender(label.strip() if label else text, settings, text)
+    return Contender(label.strip() if label else text, settings, text, lessons)

@@ -55,6 +55,7 @@ class Dataset(NamedTuple):
         repository: on the Hugging Face hub; `None`: it must be given as a file.
         file: in that repository.
         multi_hop: portability probes ask one thing in several wordings: any right answer counts.
+        code: its records are updates of libraries (`bench.code.domain` reads them), not edits.
     """
 
     about: str
@@ -62,6 +63,7 @@ class Dataset(NamedTuple):
     repository: str | None = None
     file: str = ""
     multi_hop: bool = False
+    code: bool = False
 
 
 class Loaded(NamedTuple):
@@ -99,6 +101,8 @@ def load(name: str, data: Path | None = None, first: int = 0, last: int | None =
     dataset = DATASETS.get(name)
     if dataset is None:
         raise UsageError(f"there is no data set {name!r}: choose from {', '.join(DATASETS)}")
+    if dataset.code:
+        raise UsageError(f"{name} holds updates of libraries: corsa bench {name} reads it")
     if data is None and dataset.repository is None:
         raise UsageError(f"{name!r} is a file of your own: say which with --data FILE")
     path = data or from_hub(str(dataset.repository), dataset.file, "--data FILE")
@@ -280,6 +284,11 @@ DATASETS: Mapping[str, Dataset] = {
         _knowedit,
         "zjunlp/KnowEdit",
         "benchmark/wiki_counterfact/test_cf.json",
+    ),
+    "codeupdatearena": Dataset(
+        "CodeUpdateArena (Liu et al. 2024): updates of libraries; programs are run; with --data",
+        _as_it_is,
+        code=True,
     ),
     "facts": Dataset("a facts file of your own, given with --data", _as_it_is),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from corsa.bench import curvature, fluency, general, harness, probabilities
+from corsa.bench.code import humaneval
 from corsa.bench.finished import Finished
 from corsa.errors import UsageError
 from corsa.metrics import Number
@@ -23,6 +24,7 @@ EXTRAS: dict[str, Extra] = {
     "mmlu": general.mmlu,
     "curvature": curvature.curvature,
     "lm-eval": harness.harness,
+    "humaneval": humaneval.humaneval,
 }
 
 # What of them is measured after every round, too, on that round's model and edits: columns of its row.
@@ -37,7 +39,11 @@ PROTOCOLS: dict[str, str] = {
     "mmlu": general.MMLU_PROTOCOL,
     "curvature": curvature.PROTOCOL,
     "lm-eval": harness.PROTOCOL,
+    "humaneval": humaneval.PROTOCOL,
 }
+
+# Those that run programs which the model wrote.
+RUN_PROGRAMS = frozenset({"humaneval"})
 
 
 def parse_extras(text: str) -> dict[str, str | None]:

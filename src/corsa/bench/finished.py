@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from corsa.answerers import Answerer, ModelAnswerer
 from corsa.config import Config
@@ -12,6 +13,9 @@ from corsa.metrics import Number
 from corsa.models import BaseModel
 from corsa.planning import PlannedEdit
 from corsa.progress import Progress
+
+if TYPE_CHECKING:
+    from corsa.bench.code.options import Programs
 
 Numbers = dict[str, Number]
 
@@ -28,6 +32,7 @@ class Finished:
         config: the settings of the run.
         progress: told what goes on.
         data: the file given with `NAME=FILE`.
+        programs: where programs are run; there for those that run some.
     """
 
     base: BaseModel
@@ -37,6 +42,7 @@ class Finished:
     config: Config
     progress: Progress
     data: Path | None = None
+    programs: Programs | None = None
 
     @property
     def adapter(self) -> str | None:

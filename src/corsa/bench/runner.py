@@ -20,10 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from corsa.bench.code.domain import CodeDomain, Measured
+from corsa.bench.code.options import CodeOptions, Programs, open_pool
 from corsa.bench.contenders import Contender
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
-from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS
+from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS, RUN_PROGRAMS
 from corsa.bench.figures import draw_figures
 from corsa.bench.finished import Finished
 from corsa.bench.origin import commit, hardware
@@ -41,7 +43,8 @@ from corsa.metrics import Number
 from corsa.optional import optional
 from corsa.planning import holding
 from corsa.progress import Progress, Silent
-from corsa.sources import EMBEDDED, resolve
+from corsa.sandbox.environment import make_environment
+from corsa.sources import EMBEDDED, cache_folder, resolve
 from corsa.store import Store
 from corsa.validation import short
 
@@ -67,6 +70,9 @@ class Benchmark:
         neighbours: how many of each edit's locality probes are measured; `None`: all.
         known_only: draw only edits whose old answer the base model gives.
         extras: further measures, with a file where one was named.
+        code: how programs are asked for, where some are.
+        reset: of code: a run teaches one update; its seed says which, so that seeds go through all.
+        unsafe: run programs that the model wrote without a sandbox.
         settings: of all methods.
         revision: branch, tag or commit of a Hugging Face id.
         trust_remote_code: whether the model's repository may run its own Python files.
@@ -84,6 +90,9 @@ class Benchmark:
     neighbours: int | None = None
     known_only: bool = False
     extras: Mapping[str, str | None] = field(default_factory=dict)
+    code: CodeOptions = field(default_factory=CodeOptions)
+    reset: bool = False
+    unsafe: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     trust_remote_code: bool = False
@@ -121,6 +130,7 @@ def run_benchmark(
     progress = progress or Silent()
     for contender in benchmark.methods:
         contender.config(benchmark.settings, benchmark.seeds[0])
+    _check_code(benchmark)
     with _locked(out, resume=resume):
         try:
             work = _Work(benchmark, out, progress)
@@ -143,6 +153,24 @@ def run_benchmark(
             f"{out} and --resume tries them again: {'; '.join(failures)}"
         )
     return document
+
+
+def _check_code(b: Benchmark) -> None:
+    """Refuse what is about code where there is none, and what contradicts itself."""
+    code = b.dataset in DATASETS and DATASETS[b.dataset].code
+    if code and b.data is None:
+        raise UsageError(
+            f"{b.dataset} is read from a file: get it from the Hugging Face hub "
+            "(leo-liuzy/CodeUpdateArena) or its repository, and give it with --data FILE"
+        )
+    if code and (b.known_only or b.neighbours is not None):
+        raise UsageError("--known-only and --neighbours are about facts: leave them out")
+    if b.reset and not code:
+        raise UsageError("--reset is for codeupdatearena: leave it out")
+    if b.reset and b.rounds * b.edits != 1:
+        raise UsageError("--reset teaches one update in each run: give --rounds 1 --edits 1")
+    if not code and any(contender.lessons for contender in b.methods):
+        raise UsageError("teach and rejected are for codeupdatearena: leave them out")
 
 
 @contextmanager
@@ -174,7 +202,15 @@ class _Work:
         self.out = out
         self.runs = Runs(out)
         self.progress = progress
-        self.loaded = load(benchmark.dataset, benchmark.data, benchmark.first, benchmark.last)
+        self._programs_kept: Programs | None = None
+        self.domain: CodeDomain | None = None
+        b = benchmark
+        if b.dataset in DATASETS and DATASETS[b.dataset].code:
+            assert b.data is not None
+            self.domain = CodeDomain(b.data, b.first, b.last, b.code, progress, unsafe=b.unsafe)
+            self.loaded = self.domain.loaded
+        else:
+            self.loaded = load(b.dataset, b.data, b.first, b.last)
         self.record = self._agreed()
         self.commit = commit(Path(__file__).parent)  # of the code that is loaded, not of later ones
         # Never written to: it holds the loaded model for the stores of all runs.
@@ -200,7 +236,9 @@ class _Work:
             "known_only": b.known_only,
             "neighbours": b.neighbours,
             "extras": dict(b.extras),
-            "extra_protocols": {name: PROTOCOLS.get(name, "") for name in b.extras},
+            "extra_protocols": {name: PROTOCOLS.get(name, "") for name in b.extras}
+            | ({"programs": self.domain.protocol()} if self.domain else {}),
+            "code": {**b.code.to_dict(), "reset": b.reset, "unsafe": b.unsafe},
             "model": {"name": source.name, "revision": source.revision, "sha256": source.sha256},
             "seeds": list(b.seeds),
             "methods": [  # a list: the first is what the others are compared with
@@ -209,6 +247,7 @@ class _Work:
                     "file_name": contender.file_name,
                     "typed": contender.typed,
                     "config": _without_seed(contender.config(b.settings, 0).to_dict()),
+                    "lessons": dict(contender.lessons),
                 }
                 for contender in b.methods
             ],
@@ -281,6 +320,9 @@ class _Work:
         b, path = self.benchmark, self.out / "draws" / f"seed{seed}.json"
         if path.exists():
             return unseal(path)
+        if self.domain is not None:
+            heads = self.domain.heads(seed, reset=b.reset)
+            return draw(heads, seed, b.rounds, b.edits, None, self._unusable)
         edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
         knows = self._knows if b.known_only else None
         return draw(edits, seed, b.rounds, b.edits, knows, self._unusable)
@@ -288,7 +330,11 @@ class _Work:
     def _unusable(self, edits: Sequence[Edit]) -> dict[str, str]:
         """The edits that the model cannot take, by id, and why."""
         with self.home.opened(progress=self.progress, **self.benchmark.settings) as (model, *_):
-            return {edit.id: why for edit, why in unusable(model, edits)}
+            if self.domain is None:
+                return {edit.id: why for edit, why in unusable(model, edits)}
+            texts = {edit.id: self.domain.texts(edit) for edit in edits}
+            found = {id: [why for _, why in unusable(model, each)] for id, each in texts.items()}
+            return {id: whys[0] for id, whys in found.items() if whys}
 
     def _knows(self, edits: Sequence[Edit]) -> list[bool]:
         """Whether the base model gives the old answer of each edit, or may: it cannot read it."""
@@ -324,7 +370,7 @@ class _Work:
         settings = {**b.settings, **contender.settings, "seed": seed}
         schedule.skip(contender.label, store.head)
         for number in range(store.head + 1, b.rounds + 1):
-            edits = map(Edit.from_record, drawn["rounds"][number - 1])
+            edits = list(self._lessons(drawn["rounds"][number - 1], contender))
             with schedule.round(contender.label, f"{name}, round {number}"):
                 # What all edits have become is asked once, when the last of them is in.
                 store.update(edits, progress=schedule, in_full=number == b.rounds, **settings)
@@ -340,15 +386,47 @@ class _Work:
             ),
         }
         extra = self._extras(store, contender.config(b.settings, seed), schedule)
+        asked = self._asked_programs(store, contender, settings, schedule)
+        if asked is not None:
+            extra |= asked.numbers()
+            run["matrix"]["upass"] = asked.matrix()
         if taken := sorted(extra.keys() & run["final"].keys()):
             raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
         run["final"] |= extra
         run["extra"] = sorted(extra)
         self._extras_of_rounds(store, contender.config(b.settings, seed), run["rounds"], schedule)
         run["origin"] = {"commit": self.commit, **hardware(run["protocol"]["device"])}
-        self.runs.write(contender.file_name, run, replies(store.ledger, contender.label, seed))
+        written = replies(store.ledger, contender.label, seed)
+        written += asked.replies(contender.label, seed) if asked is not None else ()
+        self.runs.write(contender.file_name, run, written)
         if not keep_stores:
             remove_folder(store.path)
+
+    def _lessons(self, drawn: Sequence[Mapping[str, Any]], contender: Contender) -> Iterator[Edit]:
+        """The edits of a round: those drawn, or what teaches the updates that were."""
+        for record in drawn:
+            if self.domain is None:
+                yield Edit.from_record(record)
+            else:
+                yield from self.domain.lessons(record, contender.lessons)
+
+    def _asked_programs(
+        self, store: Store, contender: Contender, settings: Mapping[str, Any], progress: Progress
+    ) -> Measured | None:
+        if self.domain is None:
+            return None
+        name = f"{contender.file_name}-seed{settings['seed']}"
+        return self.domain.measure(store, settings, self.out / "programs", name, progress)
+
+    def _programs(self) -> Programs | None:
+        """Where programs of a further measure are run; without libraries if the data set needs none."""
+        b = self.benchmark
+        if self.domain is not None:
+            return self.domain.programs
+        if self._programs_kept is None and RUN_PROGRAMS & b.extras.keys():
+            environment = make_environment(cache_folder(), progress=self.progress)
+            self._programs_kept = Programs(open_pool(environment, unsafe=b.unsafe), b.code)
+        return self._programs_kept
 
     def _extras(self, store: Store, config: Config, progress: Progress) -> dict[str, Number]:
         found: dict[str, Number] = {}
@@ -360,7 +438,9 @@ class _Work:
             for name, file in self.benchmark.extras.items():
                 progress.begin(f"measuring {name}")
                 data = Path(file) if file else None
-                finished = Finished(base, before, after, edits, config, progress, data)
+                finished = Finished(
+                    base, before, after, edits, config, progress, data, self._programs()
+                )
                 found |= EXTRAS[name](finished)
         return found
 
@@ -454,7 +534,7 @@ def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
 
 def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What must not change between two commands, by the name a user would know."""
-    for name in ("rounds", "edits", "known_only", "neighbours", "extras"):
+    for name in ("rounds", "edits", "known_only", "neighbours", "extras", "code"):
         yield name, record[name]
     if "settings" in record:  # not noted by earlier versions
         yield "--set", record["settings"]
@@ -463,5 +543,5 @@ def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name in ("name", "revision", "sha256"):
         yield f"model {name}", record["model"][name]
     for method in record["methods"]:
-        for name, value in method["config"].items():
+        for name, value in (method["config"] | method["lessons"]).items():
             yield f"{method['label']} {name}", value

@@ -291,6 +291,8 @@ def _origin(document: Mapping[str, Any]) -> Iterator[str]:
     to = "the end" if data["to"] is None else f"before {data['to']}"
     yield f"{data['about']}: {data['file']}, SHA-256 {data['sha256']}"
     yield f"records from {data['from']} to {to}: {data['records']}, of which {data['usable']} usable"
+    if "tasks" in data:
+        yield f"tasks: {data['tasks']}, of which {data['tasks_usable']} work here in usable updates"
     if document["unfinished"]:
         runs = ", ".join(
             f"{run['method']} under seed {run['seed']}" for run in document["unfinished"]

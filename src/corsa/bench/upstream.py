@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The records of a file.
 
     Args:
-        path: parquet, JSONL, or a JSON array.
+        path: parquet, JSONL (also as .jsonl.gz), or a JSON array.
 
     Yields:
         One record at a time.
@@ -53,9 +54,12 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         if path.suffix == ".parquet":
             yield from optional("pyarrow.parquet", "bench").read_table(path).to_pylist()
+        elif path.name.endswith(".jsonl.gz"):
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                yield from map(json.loads, filter(str.strip, lines))
         elif path.suffix == ".jsonl":
             yield from map(json.loads, filter(None, path.read_text("utf-8").split("\n")))
         else:
             yield from json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:  # pyarrow's errors are these, too
+    except (OSError, ValueError, EOFError) as error:  # pyarrow's errors are these, too
         raise UsageError(f"{path} cannot be read: {first_line(error)}") from error

@@ -66,3 +66,12 @@ def test_what_cannot_be_meant_is_refused(text, says):
 def test_wrong_names_and_values_are_refused_before_anything_is_loaded(text):
     with pytest.raises(ConfigError):
         parse_methods(text)
+
+
+def test_what_is_taught_is_no_setting():
+    (one, other) = parse_methods("lora[teach=docs],old:corsa[rejected=old,rank=4]")
+    assert (one.settings, one.lessons) == ({"method": "lora"}, {"teach": "docs"})
+    assert other.settings == {"method": "corsa", "rank": "4"}
+    assert other.lessons == {"rejected": "old"}
+    with pytest.raises(UsageError, match="rejected is one of today, old"):
+        parse_methods("corsa[rejected=never]")

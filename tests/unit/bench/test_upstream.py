@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pyarrow
@@ -15,11 +16,12 @@ def test_rows_are_read_from_parquet_jsonl_and_json_alike(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(ROWS), "utf-8")
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
     (tmp_path / "x.jsonl").write_text(lines, "utf-8")
-    for name in ("x.parquet", "x.json", "x.jsonl"):
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    for name in ("x.parquet", "x.json", "x.jsonl", "x.jsonl.gz"):
         assert list(rows(tmp_path / name)) == ROWS
 
 
-@pytest.mark.parametrize("name", ["x.parquet", "x.json", "x.jsonl"])
+@pytest.mark.parametrize("name", ["x.parquet", "x.json", "x.jsonl", "x.jsonl.gz"])
 def test_what_cannot_be_read_is_named(tmp_path, name):
     with pytest.raises(UsageError, match=f"{name} cannot be read"):
         list(rows(tmp_path / name))

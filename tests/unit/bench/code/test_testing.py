@@ -1,0 +1,298 @@
+"""Solutions run: references as they should, and wrong ones come out as they were made."""
+
+import json
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+import arena
+from corsa.bench.code.passing import averages, task_scores
+from corsa.bench.code.programs import heavy_imports, in_force, name_of, programs
+from corsa.bench.code.records import read_arena
+from corsa.bench.code.references import check_references, trial
+from corsa.bench.code.solutions import outdated
+from corsa.bench.code.testing import Pool, Trial, Verdict, _verdict
+from corsa.progress import Silent
+from corsa.sandbox import Ended, Sandbox, UnsafeRunner
+from corsa.sandbox.environment import make_environment
+
+UPDATES = {update.id: update for update in read_arena(arena.UPDATES).updates}
+
+
+@pytest.fixture(scope="module")
+def environment():
+    folder = Path(tempfile.mkdtemp(prefix="corsa-code-"))
+    folder.chmod(0o755)
+    yield make_environment(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(
+    params=[pytest.param("sandbox", marks=pytest.mark.sandbox), "unsafe"], scope="module"
+)
+def pool(request, environment):
+    """Only programs of this file are run without a sandbox."""
+    return Pool({"sandbox": Sandbox, "unsafe": UnsafeRunner}[request.param](environment), workers=2)
+
+
+def verdicts(pool, update, place, *solutions):
+    task = UPDATES[update].tasks[place]
+    return pool.check([trial(UPDATES[update], task, solution) for solution in solutions])
+
+
+# --- Records --------------------------------------------------------------------------------------
+
+
+def test_both_layouts_say_the_same():
+    later = read_arena(arena.one_a_line(arena.UPDATES)).updates
+    for one, other in zip(UPDATES.values(), later, strict=True):
+        assert [task.reference for task in one.tasks] == [task.reference for task in other.tasks]
+        for task, same in zip(one.tasks, other.tasks, strict=True):
+            assert [text.strip().split("\n")[:2] for text in task.tests] == [
+                text.strip().split("\n")[:2] for text in same.tests
+            ]
+            assert task.imports == same.imports
+
+
+def test_what_is_no_record_is_named():
+    found = read_arena([{"update": {"update_id": "x"}}, *arena.UPDATES[:1]])
+    assert [update.id for update in found.updates] == ["renamed"]
+    (entry,) = found.left_out
+    assert entry.record == "record 0"
+    assert "prog_syn_id" in entry.why or "unit_tests" in entry.why
+
+
+# --- Programs -------------------------------------------------------------------------------------
+
+
+def test_a_statement_for_every_kind_of_update():
+    assert in_force(UPDATES["renamed"]) == "del math.sqrt\nsetattr(math, 'root', root)"
+    assert in_force(UPDATES["argument"]) == "setattr(math, 'floor', floor)"
+    assert in_force(UPDATES["added"]) == "setattr(re, 'sub_all', sub_all)"
+    assert in_force(UPDATES["removed"]) == "del math.tau"
+    assert in_force(UPDATES["method"]) == (
+        "setattr(fractions.Fraction, 'limit_denominator', limit_denominator)"
+    )
+
+
+def test_with_and_without_differ_by_that_statement_alone():
+    update = UPDATES["argument"]
+    task = update.tasks[0]
+    new, old = (programs(update, task, task.reference, updated=on) for on in (True, False))
+    assert len(new) == len(old) == 2
+    assert new[0].replace(in_force(update) + "\n\n", "") == old[0]
+    assert new[0].startswith("import math\nold_floor = math.floor\n")
+    assert new[0].endswith("test_down()\n")
+
+
+def test_the_function_that_is_called_is_the_last_one():
+    assert (
+        name_of("def helper(a):\n    pass\n\ndef test_it():\n    def inner(): pass\n") == "test_it"
+    )
+
+
+def test_heavy_libraries_are_found_by_what_is_imported():
+    texts = ["import numpy as np", "from torch.nn import Linear", "import not_numpy", "def broken("]
+    assert heavy_imports(texts) == ["numpy", "torch"]
+
+
+# --- Running --------------------------------------------------------------------------------------
+
+
+def test_references_pass_with_their_update_and_fail_without_it(pool):
+    checked = check_references(list(UPDATES.values()), pool, "here", Silent())
+    solutions = pool.cost.solutions
+    assert check_references(list(UPDATES.values()), pool, "here", Silent()) == checked
+    assert pool.cost.solutions == solutions
+    assert [update.id for update in checked.updates if update.tasks] == [
+        "renamed",
+        "argument",
+        "added",
+        "removed",
+        "method",
+    ]
+    assert sum(len(update.tasks) for update in checked.updates) == 9
+    assert {entry.record: entry.why for entry in checked.left_out} == {
+        "never_fails": "passes without the update, too",
+        "never_passes": "1 of 2 tests fail with the update: AssertionError:  (line 17)",
+    }
+
+
+WRONG = "def root_0(x):\n    return 7\n"
+HALF = "def root_0(x):\n    return 2\n"
+OLD = "import math\ndef root_0(x):\n    return math.sqrt(x)\n"
+BOTH = "def root_0(x):\n    return x ** 0.5\n"
+
+
+def test_solutions_made_wrong_come_out_as_they_were_made(pool):
+    good = UPDATES["renamed"].tasks[0].reference
+    found = verdicts(pool, "renamed", 0, good, OLD, BOTH, HALF, WRONG)
+    assert [(v.new, v.old, v.by_the_update) for v in found] == [
+        ((True, True), False, True),
+        ((False, False), True, False),
+        ((True, True), True, False),
+        ((True, False), False, False),
+        ((False, False), False, False),
+    ]
+    assert found[1].reasons[0].startswith("AttributeError: module 'math' has no attribute 'sqrt'")
+
+
+def test_the_scores_are_those_that_were_constructed(pool):
+    """Five samples: one by the update, one old, one that is right either way, one half right, one wrong.
+
+    c = 1 of 5 for UPass, 2 of 5 with the update, 2 of 5 without: UPass@2 = 1 − C(4,2)/C(5,2) = 0.4, and
+    pass@2 = 1 − C(3,2)/C(5,2) = 0.7. Tests passed with the update: 1, 0, 1, ½, 0: accuracy 0.5. Neither
+    only with nor only without: three of five.
+    """
+    good = UPDATES["renamed"].tasks[0].reference
+    scores = task_scores(verdicts(pool, "renamed", 0, good, OLD, BOTH, HALF, WRONG))
+    assert scores == pytest.approx(
+        {
+            "upass@1": 0.2,
+            "pass@1_new": 0.4,
+            "pass@1_old": 0.4,
+            "upass@2": 0.4,
+            "pass@2_new": 0.7,
+            "pass@2_old": 0.7,
+            "upass@5": 1.0,
+            "pass@5_new": 1.0,
+            "pass@5_old": 1.0,
+            "accuracy": 0.5,
+            "unsolved": 0.6,
+        }
+    )
+    perfect = task_scores(verdicts(pool, "renamed", 0, *[good] * 5))
+    assert perfect["upass@1"] == perfect["upass@5"] == perfect["accuracy"] == 1
+    nothing = task_scores(verdicts(pool, "renamed", 0, *[WRONG] * 5))
+    assert nothing["upass@5"] == 0
+    assert averages([perfect, nothing])["upass@1"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("solution", "reason"),
+    [
+        ("import sys\nsys.exit(0)", "SystemExit"),
+        ("import os\nos._exit(0)", "ended early"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "ended early"),
+        ("def root_0(x:", "SyntaxError: '(' was never closed (solution, line 12)"),
+        ("def root_0(x):\n    return root_0(x)", "RecursionError"),
+        ("x = '\0'", "SyntaxError"),
+        ("", "NameError"),
+        ("for k in range(9**5): print('passed')\nraise OSError('no')", "OSError: no"),
+    ],
+)
+def test_leaving_early_is_not_passing(pool, solution, reason):
+    (found,) = verdicts(pool, "renamed", 0, solution)
+    assert not any(found.new)
+    assert any(reason in said for said in found.reasons), found
+
+
+@pytest.mark.sandbox
+def test_who_kills_the_harness_has_failed_and_harms_nobody(environment):
+    kill = "import os\nos.kill(os.getppid(), 9)"
+    good = UPDATES["renamed"].tasks[0].reference
+    bad, fine = verdicts(Pool(Sandbox(environment), workers=2), "renamed", 0, kill, good)
+    assert not any(bad.new)
+    assert fine.by_the_update
+
+
+@pytest.mark.sandbox
+def test_the_harness_cannot_be_written_to(environment):
+    """A program cannot open the stream of results, nor trace the process that writes to it."""
+    forge = """
+import ctypes, os
+done = []
+try:
+    os.write(os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY), b'["new", "passed", 0]')
+    done.append("written")
+except OSError:
+    pass
+if ctypes.CDLL(None).ptrace(16, os.getppid(), None, None) == 0:
+    done.append("traced")
+assert not done, done
+raise KeyError("nothing done")
+"""
+    (found,) = verdicts(Pool(Sandbox(environment)), "renamed", 0, forge)
+    assert found.reasons == ("KeyError: 'nothing done' (line 23)",)
+
+
+def test_one_that_waits_is_ended(pool, monkeypatch):
+    from corsa.bench.code import testing
+
+    monkeypatch.setattr(testing, "WALL_SECONDS", 1)
+    (found,) = verdicts(pool, "renamed", 0, "import time\ntime.sleep(100)")
+    assert found.reasons == ("timed out",)
+    assert found.seconds < 30
+
+
+def test_one_that_computes_for_ever_is_ended(pool, monkeypatch):
+    from corsa.bench.code import testing
+    from corsa.sandbox import Limits
+
+    monkeypatch.setattr(testing, "_LIMITS", Limits(processor=2))
+    (found,) = verdicts(pool, "renamed", 0, "while True: pass")
+    assert found.reasons[0] == "timed out"
+
+
+def test_equal_solutions_are_run_once_and_the_cost_is_counted(environment):
+    pool = Pool(UnsafeRunner(environment), workers=1)
+    good = UPDATES["renamed"].tasks[0].reference
+    verdicts(pool, "renamed", 0, good, good, good)
+    verdicts(pool, "renamed", 0, good)
+    cost = pool.cost
+    assert cost.solutions == 1
+    assert 0 < cost.testing < cost.inside <= cost.wall
+    assert 0 < cost.overhead < 1
+    assert cost.per_second == pytest.approx(1 / cost.wall)
+
+
+def test_ctrl_c_stops_what_runs():
+    begun, stopped = threading.Event(), threading.Event()
+
+    class Waiting:
+        def run(self, program, given, limits, stop):
+            begun.set()
+            assert stop.wait(30)
+            stopped.set()
+            return Ended("stopped", 137, b"", b"", 0.0)
+
+    class Impatient:
+        def run(self, *_):
+            assert begun.wait(30)
+            raise KeyboardInterrupt
+
+    class Both:
+        def __init__(self):
+            self.runners = [Waiting(), Impatient()]
+
+        def run(self, *words):
+            return self.runners.pop(0).run(*words)
+
+    with pytest.raises(KeyboardInterrupt):
+        Pool(Both(), workers=2).check([Trial(("a",)), Trial(("b",))])
+    assert stopped.is_set()
+
+
+def test_results_before_a_kill_count_and_the_rest_has_failed():
+    lines = "".join(
+        json.dumps(line) + "\n" for line in (["ready", "passed", 0], ["new", "passed", 1.5])
+    )
+    ended = Ended("time", 137, (lines + '["new", "pas').encode(), b"", 60.0)
+    found = _verdict(Trial(("a", "b", "c"), ("a",)), ended)
+    assert found == Verdict(
+        (True, False, False), False, ("killed: time",), "killed: time", "time", 60.0, 1.5
+    )
+
+
+# --- y⁻ -------------------------------------------------------------------------------------------
+
+
+def test_a_renamed_function_gives_a_solution_that_passes_only_without_the_update(pool):
+    update = UPDATES["renamed"]
+    (found,) = verdicts(pool, "renamed", 1, outdated(update, update.tasks[1]))
+    assert found.old
+    assert not found.passes
+    assert outdated(UPDATES["argument"], UPDATES["argument"].tasks[0]) is None
