@@ -15,7 +15,8 @@ _INSIDE = re.compile(r"of|the|and|for|de|la|le|el|del|da|do|du|des|van|von|der|a
 # Capitals at the beginning of a prompt that begin no name.
 _OPENING = re.compile(
     r"what|which|who|whom|whose|when|where|why|how|is|are|was|were|does|did|do|can|could|in|on|at|by|for|"
-    r"from|to|with|of|as|the|a|an|it|its|his|her|this|that|there|name|tell|give|state",
+    r"from|to|with|of|as|the|a|an|it|its|his|her|this|that|there|name|tell|give|state|write|complete|"
+    r"implement|explain|describe|define|list|translate|create|use|show|find|answer|fill|say|please",
     re.I,
 )
 

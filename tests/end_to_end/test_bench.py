@@ -213,9 +213,9 @@ def test_no_model_is_asked_the_same_question_twice(bench, tmp_path, monkeypatch)
     asked = []
     decode = ModelAnswerer._decode
 
-    def spy(self, prompts, max_new_tokens):
+    def spy(self, prompts, max_new_tokens, *rest):
         asked.extend((self.adapter, prompt, max_new_tokens) for prompt in prompts)
-        return decode(self, prompts, max_new_tokens)
+        return decode(self, prompts, max_new_tokens, *rest)
 
     monkeypatch.setattr(ModelAnswerer, "_decode", spy)
     code, _, err = bench(tmp_path / "out", "--rounds", 1, methods="lora,more:lora[replay=1]")

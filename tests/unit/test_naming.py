@@ -19,6 +19,7 @@ from corsa.naming import names_in, with_subject
         ("Was the film St. Elmo directed by J. R. R. Tolkien.", ["St. Elmo", "J. R. R. Tolkien"]),
         ("nothing here, 12 times", []),
         ("What", []),
+        ("Write a function that calls NumPy.", ["NumPy"]),
         ("", []),
     ],
 )
