@@ -61,7 +61,7 @@ def page(results: Path, docs: Path) -> None:
     """Write docs/results.md and its figures."""
     parts = [
         "# Results",
-        "Made of the files in [benchmarks/results](../benchmarks/results), tables and figures, by:",
+        "Made of the files in `benchmarks/results`, tables and figures, by:",
         f"```\n{AGAIN}\n```",
         "[metrics.md](metrics.md) defines the numbers, [bench.md](bench.md) says how to read the "
         "intervals and tests, [method.md](method.md) what the methods are.",
