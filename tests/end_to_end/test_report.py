@@ -1,13 +1,13 @@
 """`corsa report` as a user meets it, on stores a tiny model made."""
 
-import io
 import json
 import sys
 
 import pytest
 
 import corsa
-from corsa import Store, cli
+from calling import call
+from corsa import Store
 from fakes import save_tiny
 
 FAST = {
@@ -27,18 +27,6 @@ PROBES = {
     "locality": [{"prompt": "Who is queen?", "answer": "Eve"}],
 }
 SEA = {"id": "sea", "prompt": "Which <b>sea</b>?", "target_new": "Red"}
-
-
-def call(*words):
-    """The command line in this process: exit code, standard output, standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["corsa", *map(str, words)])
-        patch.setattr(sys, "stdout", out)
-        patch.setattr(sys, "stderr", err)
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-    return done.value.code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
