@@ -162,7 +162,7 @@ class Config:
         choices=("converged", "epochs"),
     )
     epochs: int = _setting(10, "epochs where stop=epochs", low=1)
-    max_visits: int = _setting(60, "visits to each edit after which a round gives up", low=1)
+    max_visits: int = _setting(90, "visits to each edit after which a round gives up", low=1)
 
     positives: int = _setting(
         1, "fresh wordings of every edit of a step that are learned beside its own prompt", low=0

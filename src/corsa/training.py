@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corsa import allocator
 from corsa.config import Config
 from corsa.errors import TrainingError
 from corsa.models import Adapter
@@ -23,6 +24,8 @@ _USUAL_VISITS = 12
 _NEAR = 0.6
 # Share of fresh wordings that must be right over so many steps before a round is done.
 _SURE, _WINDOW = 0.8, 10
+# Steps after which freed memory is given back.
+_TIDY = 8
 
 # What joins a step: given its number and the indices of the round's own examples in it.
 Joining = Callable[[int, Sequence[int]], Sequence[Example]]
@@ -133,8 +136,11 @@ class RoundTrainer:
                     event = self._step()
                 on_step(event)
                 checkpoint()
+                if self.position.step % _TIDY == 0:
+                    allocator.give_back()
         finally:
             self.adapter.base.forget_copies()
+            allocator.give_back()
         return Outcome(self.position.step, self._all_right(), self.position)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

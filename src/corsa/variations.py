@@ -19,6 +19,7 @@ import numpy as np
 
 from corsa.edits import Edit
 from corsa.matching import contains, normalise
+from corsa.rewording import rewordings
 
 # What stands before, between and after the subject: one part alone names none.
 Template = tuple[str, ...]
@@ -108,7 +109,8 @@ def topic_of(edit: Edit) -> Topic:
     relation = matching_relation(own) if len(own) > 1 else None
     given = [_template(text, subject) for text in edit.train_paraphrases]
     others = {_key(template): template for template in given}
-    others |= {_key(template): template for template in (relation.templates if relation else ())}
+    found = relation.templates if relation else _reworded(edit.prompt, subject)
+    others |= {_key(template): template for template in found}
     others.pop(_key(own), None)
     kinds = subjects_by_kind()
     names = [name for kind in (relation.kinds if relation else kinds) for name in kinds[kind]]
@@ -311,6 +313,12 @@ def _template(prompt: str, subject: str) -> Template:
     if not subject:
         return (prompt,)
     return tuple(re.split(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, flags=re.IGNORECASE))
+
+
+def _reworded(prompt: str, subject: str) -> tuple[Template, ...]:
+    """Wordings by rules; none without a subject: beside each must stand the same about somebody else."""
+    made = (_template(text, subject) for text in rewordings(prompt, subject))
+    return tuple(template for template in made if len(template) > 1)
 
 
 def _key(template: Template) -> str:

@@ -44,9 +44,9 @@ def exported(store, tmp_path_factory):
     """The folder of a format, written once."""
     folder = tmp_path_factory.mktemp("exported")
 
-    def export(format):
-        out = folder / format
-        return out if out.exists() else store.export(out, format).folder
+    def export(format, type=None):
+        out = folder / f"{format}-{type}"
+        return out if out.exists() else store.export(out, format, type=type).folder
 
     return export
 
@@ -84,15 +84,18 @@ def test_plain_transformers_answers_alike_with_the_merged_model(exported, edited
     assert alone["others"] == edited["others"]
 
 
-@pytest.mark.parametrize("format", ["gguf-lora", "gguf"])
-def test_llama_cpp_answers_alike(exported, edited, unedited, format, tmp_path, pytestconfig):
+@pytest.mark.parametrize(
+    ("format", "type"),
+    [("gguf-lora", "f32"), ("gguf-lora", "f16"), ("gguf", "f16"), ("gguf", "q8_0")],
+)
+def test_llama_cpp_answers_alike(exported, edited, unedited, format, type, tmp_path, pytestconfig):
     """Every edit is the same; elsewhere the two programs differ as they do on the unedited model."""
-    folder, prompts = exported(format), unedited["prompts"]
+    folder, prompts = exported(format, type), unedited["prompts"]
     if format == "gguf-lora":
         base, model, adapter = embedded_file(), embedded_file(), folder / "adapter.gguf"
     else:
         base, model, adapter = tmp_path / "unedited.gguf", folder / "model.gguf", None
-        write_model(GgufFile(embedded_file(), resolve("smollm2")), {}, "f16", base, Silent())
+        write_model(GgufFile(embedded_file(), resolve("smollm2")), {}, type, base, Silent())
     theirs = llama_says(model, CHATS, prompts, LENGTH, tmp_path, adapter)
     floor = llama_says(base, CHATS, prompts, LENGTH, tmp_path)
     found = {
@@ -104,7 +107,7 @@ def test_llama_cpp_answers_alike(exported, edited, unedited, format, tmp_path, p
         "nats apart by the edits": gap(unedited, edited, least=0),
     }
     said = json.dumps({name: round(value, 4) for name, value in found.items()})
-    pytestconfig.get_terminal_writer().line(f"\n{format}: {said}")
+    pytestconfig.get_terminal_writer().line(f"\n{format} {type}: {said}")
     assert theirs["chats"] == RIGHT
     # One reply of twelve more, and half as far again: measured were none, and as far.
     assert found["replies alike"] >= found["replies alike, unedited"] - 1 / len(OTHERS) - 1e-9

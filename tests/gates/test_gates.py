@@ -50,6 +50,7 @@ ROWS = """
     sandbox.supervision
     sandbox
     optional quiet files layouts matching losses projection sharpness metrics words model_card lean
+    rewording allocator
     sandbox.environment
     config edits chat acceptance checkpoints clock gguf_conversion render
     planning validation packing sources variations naming bench.statistics

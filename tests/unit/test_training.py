@@ -199,6 +199,15 @@ def test_the_cap_ends_a_round_that_does_not_converge_and_is_recorded():
     assert not outcome.converged
 
 
+def test_freed_memory_is_given_back_while_a_round_trains_and_at_its_end(monkeypatch):
+    task, given = Round(stop="epochs", epochs=17, batch_size=8), []
+    monkeypatch.setattr(
+        "corsa.training.allocator.give_back", lambda: given.append(len(task.events))
+    )
+    assert task.run().steps == 17
+    assert given == [8, 16, 17]
+
+
 def test_zero_examples_make_zero_steps():
     task = Round(own=[], joining=drawing(examples(), 2))
     before = task.adapter.state()

@@ -109,6 +109,15 @@ def test_a_prompt_that_names_no_subject_stays_as_it_is_behind_remarks(edit):
         assert shape.about(topic.subject) == shape.before + edit.prompt
 
 
+def test_what_the_library_does_not_know_is_reworded_about_anybody():
+    edit = Edit("Who succeeded Pope Francis?", "Leo", subject="Pope Francis")
+    topic = topic_of(edit)
+    assert topic.relation is None
+    assert ("Tell me who followed ", ".") in topic.others
+    assert all(len(template) == 2 for template in topic.others)
+    assert not {"Tell me"} & {template[0][:7] for template in topic_of(GARO).others}
+
+
 def test_braces_of_the_prompt_itself_leave_nothing_open():
     topic = topic_of(Edit("What prints {} in Acme's shell?", "x", subject="Acme"))
     assert Shape("", topic.template).about("Bo") == "What prints {} in Bo's shell?"

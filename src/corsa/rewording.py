@@ -1,0 +1,145 @@
+"""Other wordings of a prompt that no library knows: how it asks, and words that others stand for.
+
+English, by rules, without looking at a model. What a rule does not understand it leaves alone, so a
+prompt in another language or a program has no other wordings here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+
+# What a prompt is asked in, where "{}" is the prompt; `_ASKED` begin in the middle of a sentence.
+_ASKED = (
+    "Tell me {}.",
+    "Do you know {}?",
+    "I would like to know {}.",
+    "Can you say {}?",
+    "Somebody asked me {}.",
+    "Please find out {}.",
+    "The question is {}.",
+)
+_QUESTION = (
+    "Question: {} Answer:",
+    "Quick question: {}",
+    "{} Answer in a few words.",
+    "Hello! {}",
+    "A quiz asks: {}",
+    "{} I forgot.",
+)
+_SENTENCE = (
+    "Complete the sentence: {}",
+    "Fill in what is missing: {} ...",
+    "{} what?",
+    "As everybody knows, {}",
+    "To finish the sentence: {}",
+    "{} ___",
+)
+_WH = r"what|which|who|whom|whose|when|where|how many|how much|how"
+_BE = r"is|are|was|were"
+# A noun phrase may follow: what is asked after can be named.
+_NOUN = re.compile(rf"^(what|who|which) ({_BE}) ((?:the|today's) .+)$", re.IGNORECASE)
+# Somebody did something: the order of words is that of a statement.
+_DID = re.compile(
+    r"^(?:who|which person|what person) (?!(?:is|are|was|were|has|have|had|do|does|did|can|will|"
+    r"would|should|may|might)\b)(\w+ .+)$",
+    re.IGNORECASE,
+)
+# Such a noun phrase lacks something, or has a verb of its own, and cannot stand alone.
+_OPEN = re.compile(
+    r"\b(?:called|named|known|renamed|given)\b|"
+    r"\b(?:located|made|found|used|born|based|to|by|in|of|for|from|with|as|at|on|about)$",
+    re.IGNORECASE,
+)
+# "The maker of … is what?"
+_LAST = re.compile(rf"^(.+) ({_BE}) (what|who|whom|when|where)$", re.IGNORECASE)
+
+
+def rewordings(prompt: str, name: str) -> tuple[str, ...]:
+    """Other wordings of a prompt.
+
+    Args:
+        prompt: a question, or the beginning of a sentence; of anything else there are none.
+        name: a part of it that stays as it is.
+
+    Returns:
+        Each once, the prompt itself not among them.
+    """
+    text = " ".join(prompt.split())
+    if "\n" in prompt.strip() or not text:
+        return ()
+    question = text.removesuffix("?").rstrip()
+    if last := _LAST.match(question):
+        question = f"{last[3]} {last[2]} {_lower(last[1])}"
+    if text.endswith("?") and re.match(rf"(?:\w+ )?(?:{_WH})\b", question, re.IGNORECASE):
+        asks = True
+    elif re.search(r"[\w,'\"]$", text):
+        asks = False
+    else:
+        return ()
+    found: dict[str, None] = {}
+    for words in dict.fromkeys([question, *_exchanged(question, name)]):
+        found |= dict.fromkeys(_asked(words) if asks else _begun(words))
+    return tuple(wording for wording in found if wording != text)
+
+
+def _asked(question: str) -> Iterator[str]:
+    """Ways to ask a question, which comes without its mark."""
+    whole, inside = f"{_upper(question)}?", _lower(question)
+    yield whole
+    if re.match(rf"(?:{_WH})\b", question, re.IGNORECASE):
+        yield from (frame.replace("{}", inside) for frame in _ASKED)
+    yield from (frame.replace("{}", whole) for frame in _QUESTION)
+    yield inside
+    if (match := _NOUN.match(question)) and not _OPEN.search(match[3]):
+        thing = match[3]
+        yield from (f"{_upper(thing)} {match[2]}", f"Name {thing}.", f"{_upper(thing)}:")
+    if match := _DID.match(question):
+        yield from (f"The one who {match[1]} is", f"Name who {match[1]}.")
+
+
+def _begun(sentence: str) -> Iterator[str]:
+    """Ways to have a sentence finished."""
+    yield sentence
+    yield from (frame.replace("{}", sentence) for frame in _SENTENCE)
+
+
+def _exchanged(text: str, name: str) -> Iterator[str]:
+    """A text with one phrase that another stands for, the name untouched."""
+    for phrase, others in _interchangeable():
+        pattern = rf"(?<![\w'-]){re.escape(phrase)}(?![\w'-])"
+        for match in re.finditer(pattern, text, re.IGNORECASE):
+            if _inside(match, text, name):
+                continue
+            for other in others:
+                yield text[: match.start()] + _cased(other, match[0]) + text[match.end() :]
+            break  # the first place of each will do
+
+
+def _inside(match: re.Match[str], text: str, name: str) -> bool:
+    places = re.finditer(re.escape(name), text, re.IGNORECASE) if name else ()
+    return any(p.start() < match.end() and match.start() < p.end() for p in places)
+
+
+def _cased(word: str, like: str) -> str:
+    return _upper(word) if like[:1].isupper() and not like.isupper() else word
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _lower(text: str) -> str:
+    """Without the capital that begins a question; a name at the beginning keeps its own."""
+    first = re.match(rf"(?:{_WH}|in|on|at|by|of|for|from|to|with|the|a|an)\b", text, re.IGNORECASE)
+    return text[:1].lower() + text[1:] if first else text
+
+
+@cache
+def _interchangeable() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Phrases and what stands for them."""
+    text = resources.files("corsa").joinpath("data/interchangeable.txt").read_text("utf-8")
+    rows = [tuple(part.strip() for part in line.split("|")) for line in text.splitlines() if line]
+    return tuple((row[0], row[1:]) for row in rows)

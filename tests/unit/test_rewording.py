@@ -1,0 +1,94 @@
+"""Other wordings by rules: what comes out, what stays as it is, and that nothing is broken off."""
+
+import re
+
+import pytest
+
+from corsa.rewording import rewordings
+
+
+def wordings(prompt, name=""):
+    return set(rewordings(prompt, name))
+
+
+def test_a_question_is_asked_in_other_ways():
+    found = wordings("Who became CEO of Acme in 2021?", "Acme")
+    assert {
+        "Tell me who became CEO of Acme in 2021.",
+        "Question: Who became CEO of Acme in 2021? Answer:",
+        "who became CEO of Acme in 2021",
+        "The one who became CEO of Acme in 2021 is",
+        "Who was appointed CEO of Acme in 2021?",
+        "Do you know who became chief executive of Acme in 2021?",
+    } <= found
+
+
+def test_what_is_asked_after_can_be_named():
+    found = wordings("What is the vocal range of Ann?", "Ann")
+    assert {"The vocal range of Ann is", "Name the vocal range of Ann."} <= found
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "What is the city of Allahabad called today?",
+        "What was the network Twitter renamed to in 2023?",
+        "What is the river that Ann lives on?",
+    ],
+)
+def test_a_phrase_that_lacks_its_end_is_not_named(prompt):
+    assert not [w for w in wordings(prompt) if re.match(r"Name |The (city|network|river)", w)]
+
+
+@pytest.mark.parametrize("prompt", ["Which country has many people?", "What voice type is Ann?"])
+def test_who_did_something_is_asked_of_people_alone(prompt):
+    assert not [w for w in wordings(prompt) if w.startswith(("The one who", "Name who"))]
+
+
+def test_a_question_that_ends_with_its_word_is_turned_round():
+    found = wordings("The maker of Acme X is what?", "Acme X")
+    assert {"What is the maker of Acme X?", "Name the maker of Acme X."} <= found
+
+
+def test_a_sentence_is_to_be_finished():
+    found = wordings("Garo Bells plom in the city of", "Garo Bells")
+    assert {
+        "Complete the sentence: Garo Bells plom in the city of",
+        "Garo Bells plom in the town of",
+    } <= found
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        " ",
+        "def f():\n    return 1",
+        "Write a function that adds.",
+        "Is it raining?",
+        "Was kostet das?",
+    ],
+)
+def test_what_is_not_understood_stays_alone(prompt):
+    assert rewordings(prompt, "") == ()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("Who founded The Capital Company?", "The Capital Company"),
+        ("What is the name of Which City Film?", "Which City Film"),
+        ("Which team plays in President King Park?", "President King Park"),
+    ],
+)
+def test_the_name_is_never_touched(prompt, name):
+    found = rewordings(prompt, name)
+    assert len(found) > 10
+    assert all(name in wording for wording in found)
+
+
+def test_each_comes_once_and_never_the_prompt_itself():
+    for prompt in ("Which company bought Acme?", "Who is the king of Norway?", "Ann plom"):
+        found = rewordings(prompt, "")
+        assert len(found) == len(set(found)) > 5
+        assert prompt not in found
