@@ -77,13 +77,18 @@ def run(
         "contrast": 0,
         "drift": False,
         "seed": seed,
+        # What was measured, whatever the defaults have become since.
+        "ascent": "exact",
+        "layers": "all",
+        "train_dtype": "float32",
+        "learning_rate": 5e-4,
     }
     corsa.training.corsa_step = {"half": _half, "alternate": _alternating()}.get(kind, corsa_step)
     steps, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder) / "store")
         for start in range(0, len(drawn), edits):
-            made = store.update(drawn[start : start + edits], **settings, **KINDS[kind])
+            made = store.update(drawn[start : start + edits], **{**settings, **KINDS[kind]})
             steps.append(made.metrics["training"]["steps"])
             seconds.append(made.seconds["train"])
         retention = made.metrics["retention"]

@@ -249,11 +249,17 @@ CONTENDERS = [
 ]
 
 
-def _model(case: Case, settings: dict[str, Any]) -> tuple[BaseModel, Adapter, Config]:
-    """The embedded model with an adapter that has moved a little, the same for everybody."""
-    config = make_config(
-        {"dtype": case.dtype, "rank": case.rank, "alpha": 2.0 * case.rank, "warmup_steps": 0}
-        | {
+def config_of(case: Case, settings: dict[str, Any]) -> Config:
+    """What a contender of ours is set to: every default that makes a step another one is put back."""
+    return make_config(
+        {
+            "dtype": case.dtype,
+            "train_dtype": case.dtype,
+            "rank": case.rank,
+            "alpha": 2.0 * case.rank,
+            "layers": "all",
+            "ascent": "exact",
+            "warmup_steps": 0,
             "batch_size": len(case.examples),
             "replay": 0,
             "keep_pool": 0,
@@ -262,6 +268,11 @@ def _model(case: Case, settings: dict[str, Any]) -> tuple[BaseModel, Adapter, Co
         }
         | settings
     )
+
+
+def _model(case: Case, settings: dict[str, Any]) -> tuple[BaseModel, Adapter, Config]:
+    """The embedded model with an adapter that has moved a little, the same for everybody."""
+    config = config_of(case, settings)
     base = load_model(_MODEL, config)
     adapter = base.new_adapter("default", config)  # TRL looks for this name
     generator = torch.Generator().manual_seed(1)

@@ -109,7 +109,7 @@ class BaseModel:
             The adapter.
 
         Raises:
-            ModelError: if the model has none of the layers or parts asked for.
+            ModelError: if the model has none of the parts asked for.
         """
         from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
@@ -117,8 +117,7 @@ class BaseModel:
         modules = _chosen(adaptable_modules(self.hf), config)
         if not modules:
             raise ModelError(
-                f"{self.source.name} has no projection in layers={config.layers} parts={config.parts}: "
-                "choose others"
+                f"{self.source.name} has no projection in parts={config.parts}: choose others"
             )
         lora = LoraConfig(
             r=config.rank,
@@ -636,6 +635,8 @@ def _chosen(modules: list[str], config: Config) -> list[str]:
     places = {name: int(at[1]) for name in modules if (at := re.search(r"\.(\d+)\.", name))}
     depth = 1 + max(places.values(), default=-1)
     first, last = (round(share * depth) for share in config.layers_between())
+    first = min(first, depth - 1)
+    last = max(last, first + 1)  # a share of a small model may be less than one layer
     if (first, last) != (0, depth):
         modules = [name for name in modules if first <= places.get(name, -1) < last]
     if config.parts != "all":

@@ -125,9 +125,22 @@ def test_an_adapter_acts_on_the_layers_and_parts_asked_for(tmp_path, layers, par
         assert torch.allclose(plain(input_ids=IDS).logits, after, atol=1e-6)
 
 
-def test_layers_that_are_not_there_are_refused():
-    with pytest.raises(ModelError, match=r"has no projection in layers=0-0\.2"):
-        base_model("llama").new_adapter("edited", settings(layers="0-0.2"))
+@pytest.mark.parametrize(("layers", "place"), [("0-0.1", 0), ("0.9-1", 1), ("0.1-0.5", 0)])
+def test_a_share_of_less_than_a_layer_is_one_layer(layers, place):
+    adapter = random_adapter(base_model("llama"), layers=layers)
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in adapter.params} == {place}
+
+
+def test_the_default_layers_are_there_in_a_model_of_one_layer():
+    hf = tiny_model("llama")
+    hf.model.layers = hf.model.layers[:1]
+    base = base_model(model=hf, packing="padded")
+    assert base.new_adapter("edited", settings(layers=Config(method="corsa").layers)).params
+
+
+def test_parts_that_are_not_there_are_refused():
+    with pytest.raises(ModelError, match="has no projection in parts=mlp: choose others"):
+        base_model("moe").new_adapter("edited", settings(parts="mlp"))
 
 
 def test_training_is_in_bfloat16_by_itself_only_where_the_processor_has_it(monkeypatch):

@@ -1,0 +1,34 @@
+"""The step that is compared with TRL's is the same step, whatever corsa's defaults become."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def step_cost():
+    spec = importlib.util.spec_from_file_location("step_cost", ROOT / "benchmarks/step_cost.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_layer_is_adapted_and_the_dtype_is_the_one_named(step_cost, dtype):
+    config = step_cost.config_of(step_cost.Case(dtype, examples=[None] * 8), {"method": "corsa"})
+    assert (config.dtype, config.train_dtype, config.layers, config.parts) == (
+        dtype, dtype, "all", "all",
+    )  # fmt: skip
+    assert (config.sft, config.dpo, config.sam, config.ascent) == (True, True, True, "exact")
+    assert config.projection == "pcgrad"
+    assert (config.positives, config.contrast, config.keep_pool, config.replay) == (0, 0, 0, 0)
+    assert (config.batch_size, config.micro_batch, config.recompute) == (8, 0, False)
+
+
+def test_only_the_row_that_says_so_ascends_by_the_gradient_before(step_cost):
+    case = step_cost.Case("float32", examples=[None] * 8)
+    assert step_cost.config_of(case, {"method": "corsa", "ascent": "lagged"}).ascent == "lagged"
+    assert step_cost.config_of(case, {"method": "sft+dpo"}).projection == "none"
