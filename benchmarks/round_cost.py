@@ -37,9 +37,18 @@ def main() -> None:
     settings = dict(pair.split("=", 1) for pair in options.settings)
     if options.visits:
         settings |= {"stop": "epochs", "epochs": str(options.visits)}
-    records = json.loads(options.counterfact.read_text("utf-8"))[options.skip :]
+    records = _consistent(json.loads(options.counterfact.read_text("utf-8"))[options.skip :])
     for count in options.edits:
         print(json.dumps(_round(records[:count], settings, options)), flush=True)
+
+
+def _consistent(records: list[dict]) -> list[dict]:
+    """The first record of each subject and relation: a round with two targets for one is refused."""
+    first: dict[tuple[str, str], dict] = {}
+    for row in records:
+        asked = row["requested_rewrite"]
+        first.setdefault((asked["subject"].casefold(), asked["relation_id"]), row)
+    return list(first.values())
 
 
 def _round(records: list[dict], settings: dict[str, str], options: argparse.Namespace) -> dict:
