@@ -21,6 +21,22 @@ from reference_step import Pair
 SOURCE = ModelSource("somebody/tiny", "hub", Path("nowhere"), "c0ffee", "0" * 64)
 
 
+# Such that a tiny model learns in a dozen steps. One of two layers with random weights never learns to
+# read a fact in other words.
+TEACHABLE = {
+    "rank": 8,
+    "alpha": 16.0,
+    "learning_rate": 1.5e-2,
+    "warmup_steps": 0,
+    "decay_steps": 2,
+    "drift": False,
+    "positives": 0,
+    "contrast": 0,
+}
+# Where it does not matter what is learned: one gradient a step.
+QUICK = TEACHABLE | {"method": "lora"}
+
+
 def base_model(
     kind: str = "llama",
     *,

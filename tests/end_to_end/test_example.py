@@ -1,6 +1,5 @@
 """examples/api_update: its tests work here, and its edits are what corsa update takes."""
 
-import importlib.util
 import json
 import shutil
 import tempfile
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from calling import script
 from corsa import read_edits
 from corsa.bench.code.solutions import program_in
 from corsa.matching import is_verbatim
@@ -17,10 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "api_update"
 
 @pytest.fixture(scope="module")
 def check():
-    spec = importlib.util.spec_from_file_location("check", EXAMPLE / "check.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("examples/api_update/check.py")
 
 
 @pytest.mark.sandbox

@@ -9,19 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from builders import TEACHABLE
 from corsa import CorruptError, ModelError, Store, StoreError, UsageError, cli
 from corsa.export import merged
 from corsa.export.request import FORMATS
 from fakes import save_tiny
 
-FAST = {
-    "rank": 8,
-    "alpha": 16,
-    "learning_rate": 1.5e-2,
-    "warmup_steps": 0,
-    "decay_steps": 2,
-    "drift": False,
-}
 FACT = {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"}
 NEXT = {"id": "sea", "prompt": "Which | sea\nis it?", "target_new": "<b>Red</b>"}
 
@@ -34,7 +27,7 @@ def tiny(tmp_path_factory):
 def made(tiny, folder, method, *rounds):
     store = Store.open(folder / "store", str(tiny))
     for edits in rounds:
-        store.update(edits, method=method, **FAST)
+        store.update(edits, method=method, **TEACHABLE)
     return store
 
 

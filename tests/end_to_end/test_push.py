@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants
 
+from builders import QUICK
 from corsa import Store, cli
 from fakes import save_tiny
 
@@ -18,15 +19,6 @@ from fakes import save_tiny
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 FACT = {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"}
-FAST = {
-    "method": "lora",
-    "rank": 8,
-    "alpha": 16,
-    "learning_rate": 1.5e-2,
-    "warmup_steps": 0,
-    "decay_steps": 2,
-    "drift": False,
-}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -117,7 +109,7 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("push")
     tiny = save_tiny(folder / "tiny")
     store = Store.open(folder / "store", str(tiny))
-    store.update([FACT], **FAST)
+    store.update([FACT], **QUICK)
     return store
 
 

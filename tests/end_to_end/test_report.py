@@ -6,21 +6,11 @@ import sys
 import pytest
 
 import corsa
+from builders import QUICK
 from calling import call
 from corsa import Store
 from fakes import save_tiny
 
-FAST = {
-    "rank": 8,
-    "alpha": 16.0,
-    "learning_rate": 1.5e-2,
-    "warmup_steps": 0,
-    "decay_steps": 2,
-    "drift": False,
-    "method": "lora",
-    "positives": 0,
-    "contrast": 0,
-}
 KING = {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"}
 PROBES = {
     "paraphrases": ["The king is?"],
@@ -38,8 +28,8 @@ def tiny(tmp_path_factory):
 def made(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "store"
     store = Store.open(path, tiny)
-    store.update([KING | PROBES], **FAST)
-    store.update([SEA, KING | {"target_new": "Eve"}], **FAST)
+    store.update([KING | PROBES], **QUICK)
+    store.update([SEA, KING | {"target_new": "Eve"}], **QUICK)
     return path
 
 

@@ -16,22 +16,11 @@ import safetensors.torch
 
 import corsa.checkpoints
 import corsa.clock
+from builders import QUICK
 from corsa import CorsaError, NotAcceptedError, Store, StoreError, UsageError
 from fakes import save_tiny
 
-SETTINGS = {
-    "rank": 8,
-    "alpha": 16.0,
-    "learning_rate": 1.5e-2,
-    "warmup_steps": 0,
-    "decay_steps": 2,
-    "drift": False,
-    "method": "lora",
-    "positives": 0,
-    "contrast": 0,
-    "keep_pool": 0,
-    "replay": 6,
-}
+SETTINGS = QUICK | {"keep_pool": 0, "replay": 6}
 FIRST = [
     {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"},
     {

@@ -11,6 +11,7 @@ import pytest
 from accelerate.tracking import GeneralTracker
 
 import corsa.checkpoints
+from builders import QUICK, TEACHABLE
 from corsa import (
     BadEditsError,
     CorsaError,
@@ -24,20 +25,6 @@ from corsa import (
 )
 from fakes import CHATML, save_tiny
 
-# Such that a tiny model learns in a dozen steps.
-SETTINGS = {
-    "rank": 8,
-    "alpha": 16.0,
-    "learning_rate": 1.5e-2,
-    "warmup_steps": 0,
-    "decay_steps": 2,
-    "drift": False,
-    # A model of two layers with random weights never learns to read a fact in other words.
-    "positives": 0,
-    "contrast": 0,
-}
-# Where it does not matter what is learned: one gradient a step.
-FAST = SETTINGS | {"method": "lora"}
 KING = {
     "id": "king",
     "prompt": "Who is king?",
@@ -62,7 +49,7 @@ def tiny(tmp_path_factory):
 def one_round(tiny, tmp_path_factory):
     """A store with one round; tests read it, or copy it and go on."""
     path = tmp_path_factory.mktemp("one") / "store"
-    Store.open(path, tiny).update(FACTS, **SETTINGS)
+    Store.open(path, tiny).update(FACTS, **TEACHABLE)
     return path
 
 
@@ -175,9 +162,9 @@ def test_nothing_in_a_store_names_a_place_on_this_disk_but_the_models(one_round,
 
 def test_equal_runs_give_equal_rounds(store, tiny, tmp_path):
     again = Store.open(tmp_path / "again", tiny)
-    again.update(FACTS, **SETTINGS)
-    again.update(NEXT, **SETTINGS)
-    store.update(NEXT, **SETTINGS)  # in a session of its own
+    again.update(FACTS, **TEACHABLE)
+    again.update(NEXT, **TEACHABLE)
+    store.update(NEXT, **TEACHABLE)  # in a session of its own
     assert contents(store.path / "rounds") == contents(again.path / "rounds")
     assert "0002/adapter_model.safetensors" in contents(store.path / "rounds")
     for name in ("HEAD", "store.json"):
@@ -199,7 +186,7 @@ def test_the_exam_is_never_trained_on(one_round, tiny, tmp_path):
             "portability": [{"prompt": "?!", "answer": "Rome"}],
         },
     ]
-    made = Store.open(tmp_path / "noise", tiny).update(noise, **SETTINGS)
+    made = Store.open(tmp_path / "noise", tiny).update(noise, **TEACHABLE)
     name = "adapter_model.safetensors"
     assert (made.round.folder / name).read_bytes() == (
         one_round / "rounds" / "0001" / name
@@ -208,7 +195,7 @@ def test_the_exam_is_never_trained_on(one_round, tiny, tmp_path):
 
 def test_nor_is_it_looked_at_when_wordings_and_other_subjects_are_made(tiny, tmp_path):
     """The measured wording is one of the packaged ones, which are drawn all the same."""
-    telling = SETTINGS | {"positives": 2, "contrast": 2, "other_relations": 1.0}
+    telling = TEACHABLE | {"positives": 2, "contrast": 2, "other_relations": 1.0}
     telling |= {"stop": "epochs", "epochs": 3}
     fact = {"prompt": "Acme Soap is produced by", "target_new": "Bo", "subject": "Acme Soap"}
     exams = [
@@ -225,7 +212,7 @@ def test_nor_is_it_looked_at_when_wordings_and_other_subjects_are_made(tiny, tmp
 
 def test_what_may_be_trained_on_is_trained_on(one_round, tiny, tmp_path):
     facts = [KING | {"train_paraphrases": ["Say who is king!"]}, CITY | {"keep": ["Hello?"]}]
-    made = Store.open(tmp_path / "other", tiny).update(facts, **SETTINGS)
+    made = Store.open(tmp_path / "other", tiny).update(facts, **TEACHABLE)
     name = "adapter_model.safetensors"
     assert (made.round.folder / name).read_bytes() != (
         one_round / "rounds" / "0001" / name
@@ -233,7 +220,7 @@ def test_what_may_be_trained_on_is_trained_on(one_round, tiny, tmp_path):
 
 
 def test_a_second_round_continues_the_adapter(store):
-    made = store.update(NEXT, **SETTINGS)
+    made = store.update(NEXT, **TEACHABLE)
     assert (made.round.id, made.round.parent, store.head) == (2, 1, 2)
     assert made.metrics["retention"]["rounds"] == [1, 2]
     assert len(made.metrics["retention"]["reliability"]["matrix"][1]) == 2
@@ -245,7 +232,7 @@ def test_a_second_round_continues_the_adapter(store):
 
 
 def test_a_changed_fact_supersedes_the_earlier_edit(store):
-    made = store.update([{"prompt": "who is  KING?", "target_new": "Cid"}], **SETTINGS)
+    made = store.update([{"prompt": "who is  KING?", "target_new": "Cid"}], **TEACHABLE)
     (planned,) = made.round.edits()
     assert (planned.target_old, planned.old_from) == ("Ann", "earlier target")
     assert planned.supersedes == ((1, "king"),)
@@ -258,7 +245,7 @@ def test_a_changed_fact_supersedes_the_earlier_edit(store):
 
 def test_a_repeated_fact_that_is_right_takes_no_step(store):
     before = contents(store.path / "rounds" / "0001")
-    made = store.update([KING], **SETTINGS)
+    made = store.update([KING], **TEACHABLE)
     (planned,) = made.round.edits()
     assert (planned.repeats, planned.trained, planned.target_old) == ((1, "king"), False, "Bob")
     assert made.metrics["training"]["steps"] == 0
@@ -270,8 +257,8 @@ def test_a_repeated_fact_that_is_right_takes_no_step(store):
 
 def test_a_round_may_be_read_from_a_file_and_from_generators(tiny, tmp_path):
     (tmp_path / "facts.jsonl").write_text("".join(json.dumps(f) + "\n" for f in FACTS), "utf-8")
-    from_file = Store.open(tmp_path / "a", tiny).plan(tmp_path / "facts.jsonl", **SETTINGS)
-    from_records = Store.open(tmp_path / "b", tiny).plan((f for f in FACTS), **SETTINGS)
+    from_file = Store.open(tmp_path / "a", tiny).plan(tmp_path / "facts.jsonl", **TEACHABLE)
+    from_records = Store.open(tmp_path / "b", tiny).plan((f for f in FACTS), **TEACHABLE)
     assert from_file.edits == from_records.edits
 
 
@@ -325,7 +312,7 @@ def test_facts_in_a_prompt_cannot_be_trained_on(tiny, tmp_path, method):
     before = contents(store.path)
     for call in (store.update, store.plan):
         with pytest.raises(UsageError, match=f"'context' artefact, which method={method} cannot"):
-            call(NEXT, **SETTINGS, method=method)
+            call(NEXT, **TEACHABLE, method=method)
     assert contents(store.path) == before
 
 
@@ -369,7 +356,7 @@ def test_another_model_than_the_stores_is_refused(store, tmp_path, tiny):
 def test_what_the_model_cannot_read_is_refused_before_anything_is_written(tiny, tmp_path, long):
     store = Store.open(tmp_path / "store", tiny)
     with pytest.raises(BadEditsError, match="reads 1024: shorten it"):
-        store.update([CITY, long], **SETTINGS)
+        store.update([CITY, long], **TEACHABLE)
     assert not store.path.exists()
 
 
@@ -378,13 +365,13 @@ def test_an_answer_the_chat_template_refuses_is_refused_by_the_edits_name(tiny, 
     store = Store.open(tmp_path / "store", tiny)
     edit = {"id": "ends", "prompt": "x", "target_new": "y", field: "Ada<|im_end|>\nHi"}
     with pytest.raises(BadEditsError, match=r"edit ends: the answer 'Ada<\|im_end\|>"):
-        store.update([CITY, edit], **SETTINGS)
+        store.update([CITY, edit], **TEACHABLE)
     assert not store.path.exists()
 
 
 def test_a_dry_run_writes_nothing(tiny, tmp_path):
     store = Store.open(tmp_path / "store", tiny)
-    plan = store.plan(FACTS, **SETTINGS)
+    plan = store.plan(FACTS, **TEACHABLE)
     assert not store.path.exists()
     assert [p.edit.id for p in plan.edits] == ["king", "city"]
     assert (plan.model, plan.parent) == (tiny, 0)
@@ -393,7 +380,7 @@ def test_a_dry_run_writes_nothing(tiny, tmp_path):
 
 def test_a_dry_run_leaves_a_store_as_it_was(store):
     before = contents(store.path)
-    plan = store.plan([KING, *NEXT], **SETTINGS)
+    plan = store.plan([KING, *NEXT], **TEACHABLE)
     assert contents(store.path) == before
     assert plan.parent == 1
     assert [(p.trained, p.repeats) for p in plan.edits] == [(False, (1, "king")), (True, None)]
@@ -413,10 +400,10 @@ def test_a_question_the_model_cannot_read_is_refused(store):
 def test_a_store_made_since_it_was_opened_is_continued(tiny, tmp_path):
     first, second = (Store.open(tmp_path / "store", tiny) for _ in range(2))
     other = Store.open(tmp_path / "store", str(save_tiny(tmp_path / "other", seed=1)))
-    assert first.update(FACTS, **FAST).round.id == 1
-    assert second.update(NEXT, **FAST).round.parent == 1
+    assert first.update(FACTS, **QUICK).round.id == 1
+    assert second.update(NEXT, **QUICK).round.parent == 1
     with pytest.raises(StoreError, match=r"is not the model .* was made for"):
-        other.update(NEXT, **FAST)
+        other.update(NEXT, **QUICK)
 
 
 def test_asking_needs_a_round_that_is_there(store, tmp_path, tiny):
@@ -469,7 +456,7 @@ def checkpoints_at_every_step():
         yield
 
 
-def interrupted_at(store, step, facts=FACTS, error=None, settings=FAST):
+def interrupted_at(store, step, facts=FACTS, error=None, settings=QUICK):
     tracker = Tracker(step, error or KeyboardInterrupt())
     with (
         checkpoints_at_every_step(),
@@ -481,12 +468,12 @@ def interrupted_at(store, step, facts=FACTS, error=None, settings=FAST):
 
 def test_an_interrupted_round_goes_on_where_it_was(one_round, tiny, tmp_path):
     store = Store.open(tmp_path / "store", tiny)
-    message = str(interrupted_at(store, 9, settings=SETTINGS))
+    message = str(interrupted_at(store, 9, settings=TEACHABLE))
     assert "head is still round 0" in message
     assert "\n" not in message
     assert (store.head, store.ledger.ids()) == (0, [])
     again, listener, tracker = Store.open(store.path), Listener(), Tracker()
-    made = again.update(FACTS, trackers=[tracker], progress=listener, **SETTINGS)
+    made = again.update(FACTS, trackers=[tracker], progress=listener, **TEACHABLE)
     assert listener.said == ["going on after step 8 of the interrupted round"]
     total = made.metrics["training"]["steps"]
     assert tracker.steps == list(range(9, total + 1))
@@ -498,10 +485,10 @@ def test_an_interrupted_round_goes_on_where_it_was(one_round, tiny, tmp_path):
 def test_a_round_interrupted_twice_and_in_its_second_round(store, one_round, tmp_path):
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(one_round, undisturbed)
-    expected = Store.open(undisturbed).update(NEXT, **FAST)
+    expected = Store.open(undisturbed).update(NEXT, **QUICK)
     for step in (3, 5):
         interrupted_at(Store.open(store.path), step, NEXT)
-    made = Store.open(store.path).update(NEXT, **FAST)
+    made = Store.open(store.path).update(NEXT, **QUICK)
     assert contents(made.round.folder) == contents(expected.round.folder)
 
 
@@ -515,9 +502,9 @@ def test_an_interruption_while_measuring_costs_no_step(one_round, tiny, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(corsa.evaluation, "_add_margins", interrupt)
         with pytest.raises(Interrupted):
-            store.update(FACTS, **SETTINGS)
+            store.update(FACTS, **TEACHABLE)
     tracker = Tracker()
-    made = store.update(FACTS, trackers=[tracker], **SETTINGS)
+    made = store.update(FACTS, trackers=[tracker], **TEACHABLE)
     assert tracker.steps == []
     assert contents(made.round.folder) == contents(one_round / "rounds" / "0001")
 
@@ -526,7 +513,7 @@ def test_an_interrupted_round_of_other_edits_is_put_aside_and_that_is_said(store
     interrupted_at(store, 4, NEXT)
     pending = contents(store.path / "pending")
     listener = Listener()
-    made = store.update([CITY | {"target_new": "Oslo"}], progress=listener, **FAST)
+    made = store.update([CITY | {"target_new": "Oslo"}], progress=listener, **QUICK)
     assert made.round.id == 2
     (said,) = listener.said
     assert said.endswith(f"put into {store.path / 'aside' / '0001'}")
@@ -537,7 +524,7 @@ def test_an_interrupted_round_of_other_edits_is_put_aside_and_that_is_said(store
 def test_other_settings_are_another_round(store):
     interrupted_at(store, 4, NEXT)
     listener = Listener()
-    store.update(NEXT, progress=listener, **FAST | {"seed": 7})
+    store.update(NEXT, progress=listener, **QUICK | {"seed": 7})
     assert "aside" in listener.said[0]
 
 
@@ -550,11 +537,11 @@ def test_a_round_that_was_committed_is_put_into_use_by_the_next_update(store, mo
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "move_head", killed)
         with pytest.raises(Interrupted):
-            store.update(NEXT, **FAST)
+            store.update(NEXT, **QUICK)
     assert (store.head, store.ledger.ids()) == (1, [1, 2])
     before = contents(store.path / "rounds")
     tracker, listener = Tracker(), Listener()
-    made = Store.open(store.path).update(NEXT, trackers=[tracker], progress=listener, **FAST)
+    made = Store.open(store.path).update(NEXT, trackers=[tracker], progress=listener, **QUICK)
     assert (made.round.id, store.head, tracker.steps) == (2, 2, [])
     assert "had been finished" in listener.said[0]
     assert contents(store.path / "rounds") == before
@@ -571,9 +558,9 @@ def test_a_committed_round_must_still_be_accepted(store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "note", killed)
         with pytest.raises(Interrupted):
-            store.update(NEXT, accept="reliability>1", **FAST)
+            store.update(NEXT, accept="reliability>1", **QUICK)
     with pytest.raises(NotAcceptedError, match="round 2 misses reliability>1 "):
-        store.update(NEXT, accept="reliability>1", **FAST)
+        store.update(NEXT, accept="reliability>1", **QUICK)
     assert (store.head, store.ledger.ids()) == (1, [1, 2])
 
 
@@ -590,10 +577,10 @@ def test_a_round_that_only_was_not_cleared_up_leaves_nothing(store, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "clear_pending", killed)
         with pytest.raises(Interrupted):
-            store.update(NEXT, **FAST)
+            store.update(NEXT, **QUICK)
     assert store.head == 2
     listener = Listener()
-    store.update([KING], progress=listener, **FAST)
+    store.update([KING], progress=listener, **QUICK)
     assert listener.said == []
     assert not (store.path / "aside").exists()
 
@@ -603,9 +590,9 @@ def test_a_round_that_only_was_not_cleared_up_leaves_nothing(store, monkeypatch)
 
 def test_a_loss_that_is_not_finite_ends_the_round(store):
     with pytest.raises(TrainingError, match=r"is not finite .*lower learning_rate"):
-        store.update(NEXT, **FAST | {"learning_rate": 1e30})
+        store.update(NEXT, **QUICK | {"learning_rate": 1e30})
     assert (store.head, store.ledger.ids()) == (1, [1])
-    assert store.update(NEXT, **FAST).round.id == 2
+    assert store.update(NEXT, **QUICK).round.id == 2
 
 
 def full_disk(*_args, **_keywords):
@@ -633,14 +620,14 @@ def test_a_full_disk_is_said_in_one_line(store, monkeypatch, target, fail):
     with monkeypatch.context() as patch:
         patch.setattr(target, fail)
         with pytest.raises(StoreError) as caught:
-            store.update(NEXT, **FAST)
+            store.update(NEXT, **QUICK)
     message = str(caught.value)
     assert "No space left on device" in message
     assert "head is still round 1" in message
     assert "\n" not in message
     assert store.head == 1
     assert contents(store.path / "rounds") == rounds
-    assert store.update(NEXT, **FAST).round.id == 2
+    assert store.update(NEXT, **QUICK).round.id == 2
 
 
 @pytest.mark.parametrize(
@@ -657,7 +644,7 @@ def test_two_writers_do_not_meet(store):
     other = Store.open(store.path)
     before = contents(store.path)
     with store.ledger.writing(), pytest.raises(LockedError):
-        other.update(NEXT, **FAST)
+        other.update(NEXT, **QUICK)
     after = contents(store.path)
     assert {k: v for k, v in after.items() if k != ".lock"} == {
         k: v for k, v in before.items() if k != ".lock"
@@ -669,7 +656,7 @@ def test_two_writers_do_not_meet(store):
 
 def test_a_tracker_gets_every_step(tiny, tmp_path):
     tracker = Tracker()
-    made = Store.open(tmp_path / "store", tiny).update(FACTS, trackers=[tracker], **SETTINGS)
+    made = Store.open(tmp_path / "store", tiny).update(FACTS, trackers=[tracker], **TEACHABLE)
     training = made.metrics["training"]
     assert tracker.steps == list(range(1, training["steps"] + 1))
     for values, kept in zip(tracker.values, training["history"], strict=True):
@@ -682,7 +669,7 @@ def test_a_tracker_gets_every_step(tiny, tmp_path):
 def test_a_margin_that_cannot_be_had_is_not_logged(tiny, tmp_path):
     tracker = Tracker()
     Store.open(tmp_path / "store", tiny).update(
-        [CITY | {"target_old": "Oslo"}], trackers=[tracker], **FAST
+        [CITY | {"target_old": "Oslo"}], trackers=[tracker], **QUICK
     )
     assert tracker.values
     assert all("margin" not in values for values in tracker.values)
@@ -694,7 +681,7 @@ def test_other_templates_and_architectures_go_the_same_way(tmp_path):
     for kind, template in (("gpt2", None), ("gemma3", GEMMA), ("qwen3", CHATML)):
         model = save_tiny(tmp_path / kind, kind, template)
         store = Store.open(tmp_path / f"{kind}-store", str(model))
-        made = store.update([CITY], **FAST)
+        made = store.update([CITY], **QUICK)
         assert made.metrics["training"]["steps"] > 0
         (answer,) = store.ask(["Where is X?"])
         assert (answer.updated == "Rome") == made.metrics["training"]["converged"], kind
@@ -704,7 +691,7 @@ def test_other_templates_and_architectures_go_the_same_way(tmp_path):
 
 
 def test_a_round_measured_in_full_says_what_check_says(store):
-    made = store.update(NEXT, in_full=True, **FAST)
+    made = store.update(NEXT, in_full=True, **QUICK)
     checked = store.check(drift=False)
     for name in ("reliability", "generality", "leak", "portability", "locality", "margins"):
         assert made.metrics[name] == checked[name]
@@ -714,11 +701,11 @@ def test_a_round_measured_in_full_says_what_check_says(store):
 
 def test_a_store_beside_another_is_not_loaded_again(one_round, tiny, tmp_path, monkeypatch):
     first = Store.open(tmp_path / "first", tiny)
-    first.update(NEXT, **FAST)
+    first.update(NEXT, **QUICK)
     loads = []
     monkeypatch.setattr("corsa.models.load_source", lambda *a, **k: loads.append(a))
     second = first.beside(tmp_path / "second")
-    second.update(NEXT, **FAST)
+    second.update(NEXT, **QUICK)
     assert not loads
     assert contents(second.ledger.round(1).folder) == contents(first.ledger.round(1).folder)
     copied = tmp_path / "copied"

@@ -1,19 +1,13 @@
 """The step that is compared with TRL's is the same step, whatever corsa's defaults become."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from calling import script
 
 
 @pytest.fixture(scope="module")
 def step_cost():
-    spec = importlib.util.spec_from_file_location("step_cost", ROOT / "benchmarks/step_cost.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/step_cost.py")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
