@@ -117,7 +117,8 @@ class BaseModel:
         modules = _chosen(adaptable_modules(self.hf), config)
         if not modules:
             raise ModelError(
-                f"{self.source.name} has no projection in parts={config.parts}: choose others"
+                f"{self.source.name} has no projection in layers={config.layers} parts={config.parts}: "
+                "choose others"
             )
         lora = LoraConfig(
             r=config.rank,

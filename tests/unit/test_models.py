@@ -139,7 +139,7 @@ def test_the_default_layers_are_there_in_a_model_of_one_layer():
 
 
 def test_parts_that_are_not_there_are_refused():
-    with pytest.raises(ModelError, match="has no projection in parts=mlp: choose others"):
+    with pytest.raises(ModelError, match="has no projection in layers=all parts=mlp: choose"):
         base_model("moe").new_adapter("edited", settings(parts="mlp"))
 
 
