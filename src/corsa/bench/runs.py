@@ -47,7 +47,7 @@ def collect(
     seconds = {e["round"]: e["seconds"] for e in ledger.journal() if e["event"] == "round"}
     rounds = [_round_row(made, seconds.get(made.id, {})) for made in line]
     numbers, scores = line[-1].metrics(), _scores(line[-1])
-    subjects = {planned.key: planned.edit.subject for made in line for planned in made.edits()}
+    edits = {planned.key: planned.edit for made in line for planned in made.edits()}
     matrix = {kind: numbers["retention"][kind]["matrix"] for kind in ("reliability", "generality")}
     last = matrix["reliability"][-1]
     final = {
@@ -55,7 +55,7 @@ def collect(
         "newest.reliability": last[-1],
         "earlier.lowest": min((v for v in last[:-1] if v is not None), default=None),
         **flat(numbers),
-        **overlap(scores, subjects),
+        **overlap(scores, edits),
         "steps": _total(row["steps"] for row in rounds),
         "converged": mean(row["converged"] for row in rounds),
         **{f"seconds.{part}": _total(r["seconds"][part] for r in rounds) for part in _PARTS},

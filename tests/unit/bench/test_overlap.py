@@ -1,6 +1,7 @@
 import pytest
 
 from corsa.bench.overlap import names_a_packaged_subject, overlap, worded_alike
+from corsa.edits import Edit
 from corsa.metrics import Score
 
 # "{} is produced by" and "Which company makes {}?" are templates; "Astrid Lindgren" is a subject.
@@ -20,7 +21,26 @@ from corsa.metrics import Score
     ],
 )
 def test_a_wording_is_in_the_library_if_the_prompt_ends_with_it(prompt, subject, found):
-    assert worded_alike(prompt, subject) is found
+    assert worded_alike(prompt, Edit("Unlike any.", "x", subject=subject)) is found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("Do you know which sound Grudo Vank collects?", True),
+        ("By the way. Do you know which sound Grudo  Vank collects?", True),
+        ("Do you know which sound Acme collects?", False),
+        ("Any idea which sound Grudo Vank collects?", False),
+    ],
+)
+def test_what_the_rules_make_of_a_prompt_is_not_unseen(prompt, found):
+    edit = Edit("Which sound Grudo Vank collects?", "Hum", subject="Grudo Vank")
+    assert worded_alike(prompt, edit) is found
+
+
+def test_given_paraphrases_are_not_counted_among_what_the_package_words():
+    edit = Edit("A sound of Grudo Vank", "Hum", train_paraphrases=("Grudo Vank hums with",))
+    assert not worded_alike("Grudo Vank hums with", edit)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +69,11 @@ def test_generality_and_leak_are_told_without_what_the_library_has():
         score("locality", "Grudo Vank was born in", leak=False),
         score("edit", "Acme 7 is produced by", exact=True),
     ]
-    assert overlap(scores, {(1, "a"): "Acme 7", (1, "b"): "Bolt"}) == {
+    edits = {
+        (1, "a"): Edit("Acme 7 comes from", "x", subject="Acme 7"),
+        (1, "b"): Edit("Bolt comes from", "x", subject="Bolt"),
+    }
+    assert overlap(scores, edits) == {
         "library.paraphrases": 1,
         "library.neighbours": 1,
         "unseen.generality": 0.25,  # 0 and a half, a mean per edit first
