@@ -23,7 +23,7 @@ _USUAL_VISITS = 12
 # Share of edits seen right from which on convergence is measured in earnest.
 _NEAR = 0.6
 # Share of fresh wordings that must be right over so many steps before a round is done.
-_SURE, _WINDOW = 0.8, 10
+_SURE, _WINDOW = 0.9, 10
 # Steps after which freed memory is given back.
 _TIDY = 8
 
