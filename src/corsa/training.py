@@ -18,8 +18,9 @@ from corsa.models import Adapter
 from corsa.sharpness import global_norm
 from corsa.step import Example, ExampleScore, Gradient, StepResult, corsa_step, score_examples
 
-# What a round of the embedded model takes, for the first estimate of time left.
-_USUAL_VISITS = 12
+# Visits to each edit before the rate falls in a round of the embedded model, for the first estimate of
+# time left: without and with fresh wordings.
+_USUAL_VISITS, _USUAL_VARIED = 12, 36
 # Share of edits seen right from which on convergence is measured in earnest.
 _NEAR = 0.6
 # Share of fresh wordings that must be right over so many steps before a round is done.
@@ -330,7 +331,8 @@ class RoundTrainer:
             return self.cap
         if position.decay_from is not None:
             return min(self.cap, position.decay_from + self._decay(position.decay_from))
-        usual = max(_USUAL_VISITS * self.steps_per_epoch, position.step + self.steps_per_epoch)
+        visits = _USUAL_VARIED if config.positives else _USUAL_VISITS
+        usual = max(visits * self.steps_per_epoch, position.step + self.steps_per_epoch)
         return min(self.cap, usual + self._decay(usual))
 
 

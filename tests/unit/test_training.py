@@ -573,6 +573,11 @@ def test_the_expected_steps_are_never_less_than_those_done_nor_more_than_the_cap
     assert task.events[-1].expected_steps == outcome.steps
 
 
+def test_fresh_wordings_are_expected_to_take_longer_before_a_step_is_done():
+    plain, varied = (Round(positives=count, max_visits=90).trainer for count in (0, 1))
+    assert varied.cap > varied._expected_steps() > 2 * plain._expected_steps()
+
+
 def test_position_can_be_written_as_json():
     task = Round(max_visits=2)
     task.run()
