@@ -264,14 +264,14 @@ class _Work:
         Raises:
             Interrupted: on Ctrl-C.
         """
-        todo, schedule = self._todo()
-        draws = {seed: self._draw(seed) for seed in dict.fromkeys(seed for _, seed in todo)}
+        undone, schedule = self._undone()
+        draws = {seed: self._draw(seed) for seed in dict.fromkeys(seed for _, seed in undone)}
         self._claim(draws.values())
-        if not todo:
+        if not undone:
             return []
         self._ask_floors(draws.values())
         failures = []
-        for contender, seed in todo:
+        for contender, seed in undone:
             with schedule.run(contender.label, self.benchmark.rounds):
                 try:
                     self._make_run(contender, draws[seed], schedule, keep_stores=keep_stores)
@@ -302,18 +302,18 @@ class _Work:
         for drawn in draws:
             write_atomically(folder / f"seed{drawn['seed']}.json", seal(drawn))
 
-    def _todo(self) -> tuple[list[tuple[Contender, int]], Schedule]:
-        todo, left, seconds = [], Counter[str](), defaultdict[str, list[float]](list)
+    def _undone(self) -> tuple[list[tuple[Contender, int]], Schedule]:
+        undone, left, seconds = [], Counter[str](), defaultdict[str, list[float]](list)
         for seed in self.benchmark.seeds:
             for contender in self.benchmark.methods:
                 finished = self.runs.read(contender.file_name, seed)
                 if finished is None:
-                    todo.append((contender, seed))
+                    undone.append((contender, seed))
                     left[contender.label] += self.benchmark.rounds
                 else:
                     parts = (row["seconds"].values() for row in finished["rounds"])
                     seconds[contender.label] += [sum(filter(None, each)) for each in parts]
-        return todo, Schedule(self.progress, left, seconds)
+        return undone, Schedule(self.progress, left, seconds)
 
     def _draw(self, seed: int) -> dict[str, Any]:
         """The edits of every round under a seed: drawn once, then read."""
