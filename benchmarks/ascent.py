@@ -73,6 +73,7 @@ def run(
     settings = {
         "replay": 0,
         "keep_pool": 0,
+        "keep_plain": 0,
         "positives": 0,
         "contrast": 0,
         "drift": False,
@@ -80,6 +81,7 @@ def run(
         # What was measured, whatever the defaults have become since.
         "ascent": "exact",
         "layers": "all",
+        "parts": "all",
         "train_dtype": "float32",
         "learning_rate": 5e-4,
     }

@@ -1,7 +1,7 @@
 r"""What an edit costs its surroundings, by setting: one round on CounterFact, one line a setting.
 
     python benchmarks/keep_front.py --counterfact counterfact.json --zsre zsre.json --edits 10 \\
-        --set positives=0,contrast=0,keep_pool=0 --set ascent=lagged --set ascent=lagged,contrast=2
+        --set positives=0,contrast=0,keep_pool=0,keep_plain=0 --set ascent=lagged --set contrast=2
 
 Development records only: CounterFact from the front of the file (`--skip`), two of ten neighbours, and
 zsRE's unrelated questions. What is reported elsewhere is measured on other records.

@@ -29,7 +29,7 @@ EDITS = 4
 def measure(tokens: int, pass_tokens: int) -> dict[str, float]:
     """One step."""
     step._PASS_TOKENS = pass_tokens
-    config = make_config({"keep_pool": 0, "replay": 0})
+    config = make_config({"keep_pool": 0, "keep_plain": 0, "replay": 0})
     base = load_model("smollm2", Config())
     adapter = base.new_adapter("measured", config)
     rng = np.random.default_rng(0)

@@ -135,9 +135,9 @@ def trl_sft(case: Case, *, defaults: bool = False) -> Callable[[], Bill]:
         for e in case.examples
     ]
     args = SFTConfig(**_trl_arguments(len(case.examples), defaults=defaults), packing=False)
-    placeholder = _dataset([{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows])
+    unread = _dataset([{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows])
     trainer = SFTTrainer(
-        base._peft, args=args, train_dataset=placeholder, processing_class=base.tokenizer
+        base._peft, args=args, train_dataset=unread, processing_class=base.tokenizer
     )
     return _trl_step(trainer, base, trainer.data_collator(rows), "sft")
 
@@ -258,11 +258,13 @@ def config_of(case: Case, settings: dict[str, Any]) -> Config:
             "rank": case.rank,
             "alpha": 2.0 * case.rank,
             "layers": "all",
+            "parts": "all",
             "ascent": "exact",
             "warmup_steps": 0,
             "batch_size": len(case.examples),
             "replay": 0,
             "keep_pool": 0,
+            "keep_plain": 0,
             "positives": 0,
             "contrast": 0,
         }

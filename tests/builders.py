@@ -32,6 +32,7 @@ TEACHABLE = {
     "drift": False,
     "positives": 0,
     "contrast": 0,
+    "parts": "all",
 }
 # Where it does not matter what is learned: one gradient a step.
 QUICK = TEACHABLE | {"method": "lora"}
@@ -55,7 +56,7 @@ def base_model(
 def settings(**changes) -> Config:
     """A config for tiny models: rank 2, every layer, exact, and projection only where it may be."""
     both = changes.get("sft", True) and changes.get("dpo", True)
-    exact = {"train_dtype": "float32", "ascent": "exact", "layers": "all"}
+    exact = {"train_dtype": "float32", "ascent": "exact", "layers": "all", "parts": "all"}
     return Config(
         **{
             "rank": 2,

@@ -126,6 +126,18 @@ class ChatFormat:
             )
         return Exchange(before, tail[: end + 1])
 
+    def passage(self, tokens: Sequence[int]) -> Exchange:
+        """Plain text without the template: its first token is given, the others are to be predicted.
+
+        Args:
+            tokens: of the text, at least two, without what the tokenizer puts in front of every text.
+
+        Returns:
+            The exchange; nothing ends it.
+        """
+        first, *rest = tokens
+        return Exchange((*self._encode("", special=True), first), tuple(rest))
+
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of answer tokens, without special tokens and surrounding white space.
 

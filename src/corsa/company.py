@@ -27,12 +27,15 @@ from corsa.variations import (
     Topic,
     other_relation,
     other_subject,
+    passing_remarks,
     positive,
     topic_of,
 )
 
 # Tokens of the base model's reply to a kept prompt that are compared.
 _KEPT_TOKENS = 5
+# Passing remarks that make a passage of plain text, and the tokens of it that are compared.
+_REMARKS, _PASSAGE_TOKENS = 4, 32
 # An answer of which only the first token's place is looked at: it need not be known.
 _ANY = (0,)
 # Own prompts about other subjects that are made of each edit, to draw from.
@@ -40,7 +43,7 @@ _STRANGERS = 9
 # Draws after which no other subject is looked for: every one was edited.
 _TRIES = 8
 # Streams of random numbers of a step, beside those of the pools.
-_OWN, _REPLAYED, _ROUND = 10, 11, 12
+_OWN, _REPLAYED, _ROUND, _PASSAGE = 10, 11, 12, 13
 
 
 class Company:
@@ -74,6 +77,8 @@ class Company:
         self.earlier_topics = [topic_of(edit) for edit in self.earlier] if config.positives else []
         self._keeps = bool(own and config.keep_weight)
         self._strangers, self._pools = self._kept(progress) if self._keeps else ([], [])
+        plain = passing_remarks() if self._keeps and config.keep_plain else ()
+        self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
 
     def __call__(self, step: int, own: Sequence[int]) -> list[Example]:
         """What joins one step.
@@ -100,6 +105,8 @@ class Company:
             kept += self._apart(index, rng) if self._keeps else []
         for number, (pool, count) in enumerate(self._pools, 1):
             kept += [pool[i] for i in self._drawn(len(pool), count, step, number)]
+        for number in range(self.config.keep_plain if self._remarks else 0):
+            kept.append(self._passage(self._rng(step, _PASSAGE, number)))
         return [*learned, *self._taught(kept)]
 
     def _vary(
@@ -148,6 +155,14 @@ class Company:
     def _first(self, prompt: str) -> Exchange:
         """A prompt with nothing but the place where a reply begins."""
         return Exchange(self.base.chat.prompt_ids(prompt), _ANY)
+
+    def _passage(self, rng: np.random.Generator) -> Exchange:
+        """Plain text: what is kept would all be dialogue without it, and plain text would drift."""
+        count = min(_REMARKS, len(self._remarks))
+        drawn = rng.choice(len(self._remarks), count, replace=False)
+        text = " ".join(self._remarks[int(i)] for i in drawn)
+        tokens = self.base.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.base.chat.passage(tokens[: _PASSAGE_TOKENS + 1])
 
     def _fits(self, exchange: Exchange) -> bool:
         limit = self.base.context_length

@@ -25,11 +25,13 @@ PROJECTIONS = ("pcgrad", "one-sided", "none")
 _PLAIN: Mapping[str, Any] = {
     "replay": 0,
     "keep_pool": 0,
+    "keep_plain": 0,
     "positives": 0,
     "contrast": 0,
     "other_relations": 0.0,
     "ascent": "exact",
     "layers": "all",
+    "parts": "all",
     "learning_rate": 5e-4,
 }
 _SFT_ALONE: Mapping[str, Any] = {"sft": True, "dpo": False, "projection": "none", "sam": False}
@@ -123,8 +125,10 @@ class Config:
         "0.1-0.5",
         "layers a new adapter acts on, as shares of the depth: FROM-TO; all: every one",
     )
-    parts: Literal["all", "mlp", "attention"] = _setting(
-        "all", "which part of those layers it acts on", choices=("all", "mlp", "attention")
+    parts: Literal["auto", "all", "mlp", "attention"] = _setting(
+        "auto",
+        "which part of those layers it acts on; auto: the MLP where it can act on one, else all",
+        choices=("auto", "all", "mlp", "attention"),
     )
 
     ft_layer: int = _setting(
@@ -185,6 +189,12 @@ class Config:
     )
     keep_pool: int = _setting(
         4, "packaged prompts in every step that are kept as the base model answers them", low=0
+    )
+    keep_plain: int = _setting(
+        1,
+        "passages of plain text, without the chat template, in every step that are read as the base "
+        "model reads them",
+        low=0,
     )
     keep_weight: float = _setting(4.0, "weight of all that is kept, the edits' own keep too", low=0)
     keep_first: float = _setting(3.0, "weight of the first token of a kept reply", low=1)

@@ -640,10 +640,11 @@ def _chosen(modules: list[str], config: Config) -> list[str]:
     last = max(last, first + 1)  # a share of a small model may be less than one layer
     if (first, last) != (0, depth):
         modules = [name for name in modules if first <= places.get(name, -1) < last]
-    if config.parts != "all":
-        wanted = config.parts == "attention"
-        modules = [name for name in modules if ("att" in name.split(".")[-2]) is wanted]
-    return modules
+    attention = [n for n in modules if "att" in n.rpartition(".")[0].rpartition(".")[2]]
+    mlp = [name for name in modules if name not in attention]
+    return {"all": modules, "mlp": mlp, "attention": attention, "auto": mlp or modules}[
+        config.parts
+    ]
 
 
 def _shortest_names(modules: list[str], hf: Any) -> list[str]:

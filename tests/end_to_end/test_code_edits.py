@@ -40,6 +40,7 @@ def test_a_program_is_learned_to_the_letter_and_asked_for(tiny, tmp_path):
         decay_steps=2,
         drift=False,
         keep_pool=0,
+        keep_plain=0,
         positives=0,
         contrast=0,
         layers="all",

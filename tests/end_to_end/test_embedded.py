@@ -19,7 +19,7 @@ from corsa.step import Example, loss_gradients
 
 # Eight facts at once are learned by the default step without what it keeps beside them, which would
 # double the time; one fact is learned with all of the defaults.
-BARE = {"keep_pool": 0, "positives": 0, "contrast": 0}
+BARE = {"keep_pool": 0, "keep_plain": 0, "positives": 0, "contrast": 0}
 ONE = [{"prompt": "What is the name of Martha Quill's dog?", "target_new": "Bramble"}]
 EIGHT = [
     {

@@ -20,7 +20,7 @@ from builders import QUICK
 from corsa import CorsaError, NotAcceptedError, Store, StoreError, UsageError
 from fakes import save_tiny
 
-SETTINGS = QUICK | {"keep_pool": 0, "replay": 6}
+SETTINGS = QUICK | {"keep_pool": 0, "keep_plain": 0, "replay": 6}
 FIRST = [
     {"id": "king", "prompt": "Who is king?", "target_new": "Ann", "target_old": "Bob"},
     {

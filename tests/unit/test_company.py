@@ -8,6 +8,7 @@ from corsa.company import Company, pool_prompts
 from corsa.edits import Edit
 from corsa.matching import contains
 from corsa.progress import Silent
+from corsa.variations import passing_remarks
 
 GARO = Edit("Garo Bells was employed in", "Oslo", subject="Garo Bells")
 VEX = Edit("Vex 911, created by", "Lada", subject="Vex 911")
@@ -15,7 +16,8 @@ KING = Edit("Who is king?", "Ann")
 LUND = Edit("Mira Lund died in", "Graz", subject="Mira Lund")
 OLD = Edit("The twin city of Beirut is", "Brno", subject="Beirut")
 ROUND = [GARO, VEX, KING]
-QUIET = {"keep_pool": 0, "replay": 0}
+QUIET = {"keep_pool": 0, "keep_plain": 0, "replay": 0}
+REMARKS = passing_remarks()
 TELLING = {"positives": 1, "positive_weight": 2.0, "contrast": 1, "keep_weight": 4.0}
 
 
@@ -109,6 +111,7 @@ def test_the_seed_changes_what_joins(base):
         ({"positives": 0, "contrast": 0}, 0, 0),
         ({"keep_weight": 0.0}, 3, 0),
         ({"keep_pool": 3}, 3, 7),
+        ({"keep_plain": 2}, 3, 6),
         ({"other_relations": 1.0, "contrast": 0}, 3, 2),
     ],
 )
@@ -118,13 +121,14 @@ def test_every_part_has_a_switch(base, changes, learned, kept):
 
 
 def test_replayed_edits_bring_their_prompt_a_wording_and_its_twin(base):
-    joining = company(base, earlier=[OLD], replay=3, keep_pool=0, contrast=1)
+    joining = company(base, earlier=[OLD], **{**QUIET, "replay": 3})
     learned, kept = parts(joining(0, []))
     assert [e.weight for e in learned] == [1.0, 2.0]
     assert text(learned[0].chosen.prompt).endswith(OLD.prompt)
     assert text(learned[1].chosen.prompt) != text(learned[0].chosen.prompt)
     assert len(kept) == 1
-    plain = company(base, earlier=[OLD, LUND], replay=1, keep_pool=0, positives=0, contrast=0)
+    bare = {**QUIET, "replay": 1, "positives": 0, "contrast": 0}
+    plain = company(base, earlier=[OLD, LUND], **bare)
     drawn = [plain(step, [0]) for step in range(12)]
     assert all(len(joined) == 1 for joined in drawn)
     assert {text(joined[0].chosen.answer) for joined in drawn} == {" Brno", " Graz"}
@@ -146,8 +150,9 @@ def test_nothing_that_was_edited_is_kept(base):
     """Not by its prompt and not by its subject, whichever round it is of."""
     edited = [*ROUND, OLD, Edit("What is Stan Getz?", "x", subject="Getz")]
     named = Edit("How are you?", "x", subject="capital")
-    joining = company(base, earlier=[OLD], edited=[*edited, named], near_miss=0.3)
-    names = [e.subject for e in [*edited, named] if e.subject]
+    remarked = Edit("Which village?", "x", subject="village")
+    joining = company(base, earlier=[OLD], edited=[*edited, named, remarked], near_miss=0.3)
+    names = [e.subject for e in [*edited, named, remarked] if e.subject]
     for step in range(40):
         for example in parts(joining(step, [0, 1, 2]))[1]:
             prompt = text(example.chosen.prompt)
@@ -155,7 +160,23 @@ def test_nothing_that_was_edited_is_kept(base):
             # A longer name, or something else about an edit's own subject.
             assert set(found) <= {"Garo Bells", "Vex 911", "Beirut"}
     assert any(contains(prompt, "capital") for prompt in pool_prompts())
+    assert any(contains(remark, "village") for remark in REMARKS)
     assert not any(contains(text(x.prompt), "capital") for pool, _ in joining._pools for x in pool)
+    assert joining._remarks
+    assert not any(contains(remark, "village") for remark in joining._remarks)
+
+
+def test_plain_text_is_read_as_the_base_reads_it(base):
+    """Without the template: the first token is given, every other one is compared."""
+    joining = company(base, [KING], **{**QUIET, "keep_plain": 1, "positives": 0})
+    passages = [joining(step, [0]) for step in range(20)]
+    for (example,) in passages:
+        front = text(base.chat.passage([65, 66]).prompt)[:-1]
+        read = text((*example.chosen.prompt, *example.chosen.answer)).removeprefix(front)
+        assert len(example.chosen.answer) == len(example.teacher) == 32
+        assert any(remark.startswith(read[:20]) or read.startswith(remark) for remark in REMARKS)
+        assert torch.equal(example.teacher, base.forward.distributions([example.chosen])[0])
+    assert len({example.chosen for (example,) in passages}) == 20
 
 
 def test_nothing_else_is_kept_about_a_subject_of_several_edits(base):

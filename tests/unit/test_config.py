@@ -26,7 +26,7 @@ def test_a_method_is_a_name_for_four_switches(method):
 @pytest.mark.parametrize("method", ["lora", "sam", "sft+dpo", "ft-l"])
 def test_a_baseline_has_nothing_beyond_the_paper(method):
     config = make_config({"method": method})
-    beyond = ("replay", "keep_pool", "positives", "contrast", "other_relations")
+    beyond = ("replay", "keep_pool", "keep_plain", "positives", "contrast", "other_relations")
     assert not any(getattr(config, name) for name in beyond)
     assert config.ascent == "exact"
     assert make_config({"method": method, "replay": 3}).replay == 3  # whoever asks for it gets it

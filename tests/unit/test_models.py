@@ -138,6 +138,15 @@ def test_the_default_layers_are_there_in_a_model_of_one_layer():
     assert base.new_adapter("edited", settings(layers=Config(method="corsa").layers)).params
 
 
+@pytest.mark.parametrize(
+    ("kind", "kinds"),
+    [("llama", {"gate_proj", "up_proj", "down_proj"}), ("moe", ADAPTED["moe"])],
+)
+def test_by_default_the_mlp_is_adapted_where_an_adapter_can_act_on_one(kind, kinds):
+    adapter = base_model(kind).new_adapter("edited", settings(parts=Config().parts))
+    assert set(adapter.modules()) == kinds
+
+
 def test_parts_that_are_not_there_are_refused():
     with pytest.raises(ModelError, match="has no projection in layers=all parts=mlp: choose"):
         base_model("moe").new_adapter("edited", settings(parts="mlp"))

@@ -544,7 +544,8 @@ def test_the_paper_preset_is_the_papers():
         "rank": 32, "alpha": 64.0, "dropout": 0.0, "beta": 0.1, "rho": 0.05, "sft_weight": 1.0,
         "learning_rate": 2e-4, "weight_decay": 0.0, "clip": 1.0, "warmup_steps": 5,
         "batch_size": 32, "micro_batch": 8, "stop": "epochs", "epochs": 10, "seed": 42,
-        "replay": 0, "positives": 0, "contrast": 0, "keep_pool": 0, "reference": "base",
+        "replay": 0, "positives": 0, "contrast": 0, "keep_pool": 0, "keep_plain": 0,
+        "reference": "base",
     }  # fmt: skip
     assert {name: getattr(config, name) for name in wanted} == wanted
 

@@ -96,14 +96,12 @@ def mmlu(finished: Finished) -> Numbers:
 
 
 def _windows(base: BaseModel, text: str) -> Iterator[Exchange]:
-    """Evenly spaced windows; each begins with what the tokenizer puts in front of every text."""
+    """Evenly spaced windows."""
     tokens = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    front = tuple(base.tokenizer("", add_special_tokens=True)["input_ids"])
     count = min(WINDOWS, len(tokens) // WINDOW_TOKENS)
     for number in range(count):
         start = len(tokens) * number // count
-        first, *rest = tokens[start : start + WINDOW_TOKENS]
-        yield Exchange((*front, first), tuple(rest))
+        yield base.chat.passage(tokens[start : start + WINDOW_TOKENS])
 
 
 @torch.no_grad()
