@@ -15,7 +15,14 @@ from typing import Any
 import click
 
 from corsa.bench.figures import draw_figures
-from corsa.bench.published import command, publish, published, record_of, runs_of
+from corsa.bench.published import (
+    changed_since,
+    command,
+    publish,
+    published,
+    record_of,
+    runs_of,
+)
 from corsa.bench.tables import background, comparison, markdown_table, report, title
 from corsa.errors import CorsaError
 from corsa.files import write_atomically
@@ -88,6 +95,8 @@ def section(name: str, files: Files, docs: Path) -> Iterator[str]:
     yield f"## {title(whole)}"
     if missing := [*lacking(whole)]:
         yield "**Missing**: " + "; ".join(missing) + "."
+    if outdated := [*superseded(files)]:
+        yield "**Not with today's settings**: " + "; ".join(outdated) + "."
     yield from block(f"{name}-methods", "Methods", MAIN, files, docs)
     if ablations:
         yield from block(f"{name}-ablations", "Ablations", (WHOLE, *ablations), files, docs)
@@ -134,6 +143,20 @@ def lacking(document: Mapping[str, Any]) -> Iterator[str]:
         yield method + (
             " under every seed" if every else f" under seed {', '.join(map(str, missing))}"
         )
+
+
+def superseded(files: Files) -> Iterator[str]:
+    """The runs whose command would be another run today, with what has changed."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        changes = ", ".join(
+            f"`{name}` was {'not there' if was is None else was} and is {now}"
+            for name, (was, now) in changed_since(file).items()
+        )
+        groups.setdefault((file["run"]["method"], changes), []).append(str(file["run"]["seed"]))
+    for (method, changes), seeds in groups.items():
+        if changes:
+            yield f"{method} under seed {', '.join(seeds)}, where {changes}"
 
 
 def costs(files: Files) -> Iterator[list[str]]:

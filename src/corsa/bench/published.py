@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corsa.bench.contenders import parse_methods
 from corsa.bench.runs import Runs
 from corsa.errors import StoreError, UsageError
 from corsa.files import seal, unseal, write_atomically
@@ -195,6 +196,29 @@ def _fixed(file: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: file["asked"][name] for name in _ALIKE},
         **{name: value for name, value in protocol if name not in _MAY_DIFFER},
+    }
+
+
+def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that a run's own command would give other values today.
+
+    Args:
+        file: from `published`.
+
+    Returns:
+        By name the run's value and today's; `None` for a setting that was not there yet, which counts as
+        off. Nothing for a method that trains nothing: hardly a setting is about it.
+
+    Raises:
+        UsageError, ConfigError: if the command is not understood any more.
+    """
+    run = file["run"]
+    (contender,) = parse_methods(file["typed"])
+    today, was = contender.config(file["asked"]["settings"], run["seed"]), run["config"]
+    return {
+        name: (was.get(name), value)
+        for name, value in today.to_dict().items()
+        if today.trains and was.get(name) != value and (name in was or value)
     }
 
 

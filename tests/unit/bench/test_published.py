@@ -9,9 +9,17 @@ import pytest
 
 import corsa
 from corsa.bench.contenders import parse_methods
-from corsa.bench.published import command, publish, published, record_of, runs_of
+from corsa.bench.published import (
+    changed_since,
+    command,
+    publish,
+    published,
+    record_of,
+    runs_of,
+)
 from corsa.bench.runs import Runs
 from corsa.bench.tables import report
+from corsa.config import make_config
 from corsa.errors import CorruptError, StoreError, UsageError
 from corsa.files import seal
 
@@ -144,6 +152,40 @@ def test_the_command_is_read_as_the_run_that_was_made(tmp_path):
     assert command(asked, ["lora", "sam"], [0, 1]) == (
         "corsa bench counterfact --methods lora,sam --rounds 2 --edits 1 --seeds 0,1 --to 9 "
         "--model owner/model --revision abc --known-only --set drift=false --out compared"
+    )
+
+
+def test_settings_that_changed_since_a_run_are_told(tmp_path):
+    """A setting that came later counts as off in a run from before it."""
+    now = make_config({"sam": False, "rank": 4, "drift": False, "seed": 1}).to_dict()
+    before = {name: value for name, value in now.items() if name not in ("keep_plain", "dropout")}
+    assert now["keep_plain"]
+    assert not now["dropout"]
+    for name, config, changes in (
+        ("same", now, {}),
+        ("older", before | {"parts": "all"}, {"keep_plain": (None, 1), "parts": ("all", "auto")}),
+    ):
+        made = [
+            run("no-sam", 1, config=config),
+            run("in-context", 1, config={"method": "in-context"}),
+        ]
+        methods = [
+            {"label": c.label, "file_name": c.file_name, "typed": c.typed, "config": {}}
+            for c in parse_methods(f"{METHODS},in-context")
+        ]
+        folder, results = (
+            bench(tmp_path / name, made, methods=methods),
+            tmp_path / f"{name}-results",
+        )
+        publish(folder, results)
+        trained = [f for f in published(results / "counterfact") if f["run"]["method"] == "no-sam"]
+        assert [changed_since(file) for file in trained] == [changes]
+        script("page", "--results", results, "--docs", tmp_path)
+        text = (tmp_path / "results.md").read_text("utf-8")
+        assert ("Not with today's settings" in text) is bool(changes)
+    assert (
+        "**Not with today's settings**: no-sam under seed 1, where `parts` was all and is auto, "
+        "`keep_plain` was not there and is 1." in text
     )
 
 
