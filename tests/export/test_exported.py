@@ -1,6 +1,6 @@
 """What is exported of the real embedded model, answered by the programs it is for.
 
-One round is trained once. Run by `make test-export`; about five minutes on two idle cores.
+One round is trained once. Run by `make test-export`; about six minutes on two idle cores.
 """
 
 import json
@@ -26,7 +26,9 @@ FACTS = [
 CHATS = [fact["prompt"] for fact in FACTS]
 RIGHT = [fact["target_new"] for fact in FACTS]
 # Packaged questions that no round is trained on; so many first tokens are compared.
-OTHERS = [question.prompt for question in drift_questions()[::8]]
+OTHERS = [question.prompt for question in drift_questions()[::2]]
+# Two shares near 80 % of 46 replies differ by so much, two standard errors, where nothing does.
+CHANCE = 2 * (2 * 0.8 * 0.2 / len(OTHERS)) ** 0.5
 LENGTH = 5
 
 
@@ -109,6 +111,6 @@ def test_llama_cpp_answers_alike(exported, edited, unedited, format, type, tmp_p
     said = json.dumps({name: round(value, 4) for name, value in found.items()})
     pytestconfig.get_terminal_writer().line(f"\n{format} {type}: {said}")
     assert theirs["chats"] == RIGHT
-    # One reply of twelve more, and half as far again: measured were none, and as far.
-    assert found["replies alike"] >= found["replies alike, unedited"] - 1 / len(OTHERS) - 1e-9
+    assert found["replies alike"] >= found["replies alike, unedited"] - CHANCE
+    # Half as far again: measured was as far.
     assert found["nats apart"] <= 1.5 * found["nats apart, unedited"] + 0.01
