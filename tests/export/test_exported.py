@@ -1,6 +1,6 @@
 """What is exported of the real embedded model, answered by the programs it is for.
 
-One round is trained once. Run by `make test-export`; about six minutes on two idle cores.
+One round is trained once. Run by `make test-export`; about five minutes on two idle cores.
 """
 
 import json

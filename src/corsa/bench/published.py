@@ -215,10 +215,12 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     run = file["run"]
     (contender,) = parse_methods(file["typed"])
     today, was = contender.config(file["asked"]["settings"], run["seed"]), run["config"]
+    if not today.trains:
+        return {}
     return {
         name: (was.get(name), value)
         for name, value in today.to_dict().items()
-        if today.trains and was.get(name) != value and (name in was or value)
+        if was.get(name) != value and (name in was or value)
     }
 
 
