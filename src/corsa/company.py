@@ -32,8 +32,9 @@ from corsa.variations import (
     topic_of,
 )
 
-# Tokens of the base model's reply to a kept prompt that are compared.
-_KEPT_TOKENS = 5
+# Tokens of an answer that are learned behind a fresh wording: those after them follow from these more
+# than from the wording, and programs of hundreds of tokens would be most of a step.
+_WORDED_TOKENS = 32
 # Passing remarks that make a passage of plain text, and the tokens of it that are compared.
 _REMARKS, _PASSAGE_TOKENS = 4, 32
 # An answer of which only the first token's place is looked at: it need not be known.
@@ -124,7 +125,8 @@ class Company:
             exchange = chat.exchange(shape.about(topic.subject), edit.target_new)
             if not self._fits(exchange):
                 continue
-            learned.append(Example(exchange, weight=config.positive_weight))
+            begun = exchange._replace(answer=exchange.answer[:_WORDED_TOKENS])
+            learned.append(Example(begun, weight=config.positive_weight))
             if self._keeps:
                 kept += map(self._first, self._others(shape, topic, config.contrast, rng))
 
@@ -205,14 +207,15 @@ class Company:
         """Prompts with the beginning of what the base model answers them."""
         if not prompts:
             return []
+        length = self.config.keep_tokens
 
         def ask() -> list[tuple[int, ...]]:
             progress.begin("asking the base model what to keep", len(prompts))
             answerer = ModelAnswerer(self.base)
-            replies = answerer.answers(prompts, _KEPT_TOKENS, progress=progress)
+            replies = answerer.answers(prompts, length, progress=progress)
             return [reply.tokens for reply in replies]
 
-        key = [*self.base.identity(), _KEPT_TOKENS, list(prompts)]
+        key = [*self.base.identity(), length, list(prompts)]
         return [
             Exchange(self.base.chat.prompt_ids(prompt), tuple(tokens))
             for prompt, tokens in zip(prompts, remembered("kept", key, ask), strict=True)

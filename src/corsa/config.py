@@ -196,6 +196,9 @@ class Config:
         "model reads them",
         low=0,
     )
+    keep_tokens: int = _setting(
+        12, "tokens of the base model's reply to a kept prompt that are compared", low=1
+    )
     keep_weight: float = _setting(4.0, "weight of all that is kept, the edits' own keep too", low=0)
     keep_first: float = _setting(3.0, "weight of the first token of a kept reply", low=1)
     replay: int = _setting(3, "earlier edits of the store that join every step", low=0)

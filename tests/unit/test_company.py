@@ -49,6 +49,17 @@ def same(one, other):
     )
 
 
+def test_of_a_long_answer_a_fresh_wording_learns_the_beginning_and_the_prompt_all(base):
+    long = Edit("Garo Bells was employed in", "Oslo " * 40, subject="Garo Bells")
+    whole = base.chat.exchange(long.prompt, long.target_new).answer
+    worded, replayed = (
+        parts(company(base, own, earlier, **QUIET | {"replay": 1})(0, range(len(own))))[0]
+        for own, earlier in (([long], ()), ([KING], [long]))
+    )
+    assert [e.chosen.answer for e in worded] == [whole[:32]]
+    assert [e.chosen.answer for e in replayed[:2]] == [whole, whole[:32]]
+
+
 def test_every_edit_of_a_step_brings_a_fresh_wording_and_who_else_it_might_be_about(base):
     joined = company(base, **QUIET, other_relations=0.0)(0, [1, 0])
     learned, kept = parts(joined)
@@ -188,9 +199,12 @@ def test_nothing_else_is_kept_about_a_subject_of_several_edits(base):
 
 def test_what_the_user_wants_kept_joins(base):
     edit = Edit(KING.prompt, "Ann", keep=("Hello?", "Who is king?"))
-    _, kept = parts(company(base, [edit], **QUIET)(0, [0]))
-    assert [text(e.chosen.prompt)[-6:] for e in kept] == ["Hello?"]
-    assert len(kept[0].chosen.answer) <= 5
+    longest = []
+    for tokens in (2, 12):
+        _, kept = parts(company(base, [edit], **QUIET, keep_tokens=tokens)(0, [0]))
+        assert [text(e.chosen.prompt)[-6:] for e in kept] == ["Hello?"]
+        longest.append(len(kept[0].chosen.answer))
+    assert longest == [2, 12]
 
 
 def test_what_does_not_fit_into_the_context_stays_away(base, monkeypatch):

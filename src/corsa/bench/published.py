@@ -21,6 +21,8 @@ from corsa.sources import EMBEDDED
 _ALIKE = ("dataset", "rounds", "edits", "known_only", "neighbours", "model")
 # What of a run's protocol may differ: it follows the draw, or is said beside the numbers.
 _MAY_DIFFER = ("max_new_tokens", "versions")
+# What a setting of today was when it could not be set yet, where that was not off.
+_BEFORE = {"keep_tokens": 5}
 _ASKED = (*_ALIKE, "extras", "extra_protocols", "settings")
 
 
@@ -206,21 +208,24 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         file: from `published`.
 
     Returns:
-        By name the run's value and today's; `None` for a setting that was not there yet, which counts as
-        off. Nothing for a method that trains nothing: hardly a setting is about it.
+        By name the run's value and today's; `None` for a setting that was not there yet and counts as
+        off. Nothing for a method that trains nothing, since hardly a setting is about it, nor about
+        keeping for a method that keeps nothing.
 
     Raises:
         UsageError, ConfigError: if the command is not understood any more.
     """
     run = file["run"]
     (contender,) = parse_methods(file["typed"])
-    today, was = contender.config(file["asked"]["settings"], run["seed"]), run["config"]
+    today, was = contender.config(file["asked"]["settings"], run["seed"]), _BEFORE | run["config"]
     if not today.trains:
         return {}
+    keeps = today.keep_pool or today.keep_plain or today.contrast
     return {
         name: (was.get(name), value)
         for name, value in today.to_dict().items()
         if was.get(name) != value and (name in was or value)
+        if keeps or not name.startswith("keep_")
     }
 
 

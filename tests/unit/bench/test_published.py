@@ -158,12 +158,17 @@ def test_the_command_is_read_as_the_run_that_was_made(tmp_path):
 def test_settings_that_changed_since_a_run_are_told(tmp_path):
     """A setting that came later counts as off in a run from before it."""
     now = make_config({"sam": False, "rank": 4, "drift": False, "seed": 1}).to_dict()
-    before = {name: value for name, value in now.items() if name not in ("keep_plain", "dropout")}
+    later = ("keep_plain", "keep_tokens", "dropout")
+    before = {name: value for name, value in now.items() if name not in later}
     assert now["keep_plain"]
     assert not now["dropout"]
     for name, config, changes in (
         ("same", now, {}),
-        ("older", before | {"parts": "all"}, {"keep_plain": (None, 1), "parts": ("all", "auto")}),
+        (
+            "older",
+            before | {"parts": "all"},
+            {"parts": ("all", "auto"), "keep_plain": (None, 1), "keep_tokens": (5, 12)},
+        ),
     ):
         made = [
             run("no-sam", 1, config=config),
@@ -185,8 +190,12 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
         assert ("Not with today's settings" in text) is bool(changes)
     assert (
         "**Not with today's settings**: no-sam under seed 1, where `parts` was all and is auto, "
-        "`keep_plain` was not there and is 1." in text
+        "`keep_plain` was not there and is 1, `keep_tokens` was 5 and is 12." in text
     )
+    (plain,) = parse_methods("lora")
+    old = plain.config({}, 0).to_dict() | {"keep_tokens": 5, "rho": 0.1}
+    file = {"typed": "lora", "asked": {"settings": {}}, "run": {"seed": 0, "config": old}}
+    assert changed_since(file) == {"rho": (0.1, 0.05)}  # it keeps nothing
 
 
 def test_runs_join_one_by_one_and_none_is_written_over_by_accident(tmp_path):
