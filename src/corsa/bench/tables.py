@@ -73,7 +73,43 @@ ROWS = (
     Row("steps", "training steps", share=False),
     Row("seconds.train", "seconds of training", share=False),
     Row("seconds.measure", "seconds of measuring", share=False),
+    Row("es", "ES: new answer likelier than the old"),
+    Row("ps", "PS: … in other wordings"),
+    Row("ns", "NS: neighbours' own answer likelier"),
+    Row("s", "S: harmonic mean of ES, PS, NS"),
+    Row("em", "EM: by how much likelier", share=False),
+    Row("pm", "PM: … in other wordings", share=False),
+    Row("nm", "NM: … for neighbours", share=False),
+    Row("token_accuracy", "token accuracy, teacher-forced"),
+    Row("token_accuracy_paraphrases", "… other wordings"),
+    Row("token_accuracy_locality", "… neighbours, the data set's answer"),
+    Row("fluency", "fluency, bits", share=False),
+    Row("fluency_words", "… words a text", share=False),
+    Row("wikitext_ppl", "WikiText-2 perplexity", share=False),
+    Row("wikitext_ppl_base", "… of the base", share=False),
+    Row("wikitext_ppl_ratio", "… edited / base", share=False),
+    Row("wikitext_kl", "… KL(base ‖ edited), nats", share=False),
+    Row("mmlu", "MMLU right"),
+    Row("mmlu_base", "… by the base"),
+    Row("mmlu_flips", "… answers that flip"),
+    Row("sharpness_sft", "sharpness of L_SFT at ρ, nats", share=False),
+    Row("sharpness", "… of what was trained", share=False),
+    Row("hessian_top", "top Hessian eigenvalue of L_SFT", share=False),
 )
+
+
+def rows_of(document: Mapping[str, Any]) -> list[Row]:
+    """The lines of a table.
+
+    Args:
+        document: from `report`.
+
+    Returns:
+        All that have a name here, then what else was measured (a harness's tasks) by its own.
+    """
+    named = {row.metric for row in ROWS}
+    others = [name for name in document["extra_metrics"] if name not in named]
+    return [*ROWS, *(Row(name, name, share=False) for name in others)]
 
 
 def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
@@ -172,33 +208,46 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         The heads and the rows, as text; shares are in per cent.
     """
     methods = document["methods"]
-    heads = [_head(document, label) for label in methods]
-    extra = [Row(name, name, share=False) for name in document["extra_metrics"]]
+    finished = {label: _seeds_of(document, label) for label in methods}
+    heads = [_head(document, label, seeds) for label, seeds in finished.items()]
     rows = [
-        [row.name, *(_cell(metrics.get(row.metric), row.share) for metrics in methods.values())]
-        for row in (*ROWS, *extra)
+        [
+            row.name,
+            *(
+                _cell(metrics.get(row.metric), row.share, len(finished[label]))
+                for label, metrics in methods.items()
+            ),
+        ]
+        for row in rows_of(document)
         if any(row.metric in metrics for metrics in methods.values())
     ]
     return ["", *heads], rows
 
 
-def _head(document: Mapping[str, Any], label: str) -> str:
-    """A method's name, with its seeds where others have more."""
+def _seeds_of(document: Mapping[str, Any], label: str) -> list[int]:
     missing = {run["seed"] for run in document["unfinished"] if run["method"] == label}
-    seeds = [seed for seed in document["seeds"] if seed not in missing]
+    return [seed for seed in document["seeds"] if seed not in missing]
+
+
+def _head(document: Mapping[str, Any], label: str, seeds: Sequence[int]) -> str:
+    """A method's name, with its seeds where others have more."""
     if seeds == document["seeds"]:
         return label
     return f"{label} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} only)"
 
 
-def _cell(found: Mapping[str, Any] | None, share: bool) -> str:
+def _cell(found: Mapping[str, Any] | None, share: bool, seeds: int) -> str:
+    """A number; one that was not taken under all of the method's seeds says under how many."""
     if found is None:
         return "–"
     scale, digits = (100, 1) if share else (1, 2)
     mean, low, high = (found[name] for name in ("mean", "low", "high"))
     digits = 0 if not share and abs(mean) >= 100 else digits
     text = f"{scale * mean:.{digits}f}{' %' if share else ''}"
-    return text if low is None else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    if low is not None:
+        text += f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    of = sum(value is not None for value in found["per_seed"])
+    return text if of == seeds else f"{text} ({of} of {seeds} seeds)"
 
 
 def markdown(document: Mapping[str, Any]) -> str:

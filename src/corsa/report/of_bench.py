@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corsa.bench.runs import Runs
-from corsa.bench.tables import ROWS, report
+from corsa.bench.tables import ROWS, report, rows_of
 from corsa.errors import StoreError
 from corsa.files import unseal
 from corsa.metrics import Number, mean
@@ -211,12 +211,11 @@ def _mean_matrix(matrices: Sequence[Sequence[Sequence[Number]]], count: int) -> 
 def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Cell]]]:
     """Metric, what it is called, and a cell for each method."""
     methods = document["methods"]
-    shown = [(row.metric, row.name, row.share) for row in ROWS]
+    shown = [(row.metric, row.name, row.share) for row in rows_of(document)]
     for place, (metric, name, share) in enumerate(shown):
         if name.startswith("… "):  # what it goes on from may be sorted elsewhere
             above = next(n for _, n, _ in shown[place - 1 :: -1] if not n.startswith("… "))
             shown[place] = (metric, f"{above}: {name[2:]}", share)
-    shown += [(name, name, False) for name in document["extra_metrics"]]
     for metric, name, share in shown:
         if any(metric in m for m in methods.values()):
             yield metric, name, [cell(m.get(metric), share=share) for m in methods.values()]

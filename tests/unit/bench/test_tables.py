@@ -115,9 +115,22 @@ def test_the_table_has_shares_in_per_cent_and_nothing_that_nobody_has():
 
 
 def test_extra_measures_have_rows_of_their_own():
-    extra = [run("corsa", 3, 0.2, extra=["wikitext.nll"])]
-    extra[0]["final"]["wikitext.nll"] = 3.456
-    assert ["wikitext.nll", "3.46"] in table(report(RECORD, extra))[1]
+    extra = [run("corsa", 3, 0.2, extra=["wikitext_kl", "arc/acc"])]
+    extra[0]["final"] |= {"arc/acc": 3.456, "wikitext_kl": 0.25}
+    rows = table(report(RECORD, extra))[1]
+    assert ["arc/acc", "3.46"] in rows
+    assert [row for row in rows if row[0].endswith("nats")][-1] == [
+        "… KL(base ‖ edited), nats",
+        "0.25",
+    ]
+
+
+def test_a_number_of_fewer_seeds_than_the_method_has_says_so():
+    runs = [run("corsa", 3, 0.2, extra=["mmlu"]), run("corsa", 4, 0.4)]
+    runs[0]["final"]["mmlu"] = 0.5
+    rows = table(report(RECORD, runs))[1]
+    assert ["MMLU right", "50.0 % (1 of 2 seeds)"] in rows
+    assert ["leak", "30.0 % [20.0, 40.0]"] in rows
 
 
 def test_the_page_says_how_and_on_what_it_was_measured():
