@@ -139,7 +139,7 @@ class Config:
     )
     retrieved: int = _setting(4, "retrieval: how many facts are told before a question", low=1)
 
-    learning_rate: float = _setting(1.6e-3, "AdamW's learning rate after warm-up", low=0)
+    learning_rate: float = _setting(8e-4, "AdamW's learning rate after warm-up", low=0)
     weight_decay: float = _setting(0.0, "AdamW's weight decay", low=0)
     clip: float = _setting(1.0, "largest norm of an update's gradient; 0: no clipping", low=0)
     warmup_steps: int = _setting(3, "steps over which the learning rate rises", low=0)
@@ -166,7 +166,7 @@ class Config:
         choices=("converged", "epochs"),
     )
     epochs: int = _setting(10, "epochs where stop=epochs", low=1)
-    max_visits: int = _setting(90, "visits to each edit after which a round gives up", low=1)
+    max_visits: int = _setting(120, "visits to each edit after which a round gives up", low=1)
 
     positives: int = _setting(
         1, "fresh wordings of every edit of a step that are learned beside its own prompt", low=0

@@ -209,8 +209,8 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
 
     Returns:
         By name the run's value and today's; `None` for a setting that was not there yet and counts as
-        off. Nothing for a method that trains nothing, since hardly a setting is about it, nor about
-        keeping for a method that keeps nothing.
+        off. Left out is what had no effect: everything for a method that trains nothing, what is about
+        keeping for one that keeps nothing, and a cap that no round came to.
 
     Raises:
         UsageError, ConfigError: if the command is not understood any more.
@@ -221,11 +221,13 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     if not today.trains:
         return {}
     keeps = today.keep_pool or today.keep_plain or today.contrast
+    capped = today.stop != "epochs" and not all(row["converged"] for row in run["rounds"])
     return {
         name: (was.get(name), value)
         for name, value in today.to_dict().items()
         if was.get(name) != value and (name in was or value)
         if keeps or not name.startswith("keep_")
+        if capped or name != "max_visits"
     }
 
 

@@ -194,8 +194,12 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
     )
     (plain,) = parse_methods("lora")
     old = plain.config({}, 0).to_dict() | {"keep_tokens": 5, "rho": 0.1}
-    file = {"typed": "lora", "asked": {"settings": {}}, "run": {"seed": 0, "config": old}}
-    assert changed_since(file) == {"rho": (0.1, 0.05)}  # it keeps nothing
+    rounds = [{"converged": True}, {"converged": True}]
+    made = {"seed": 0, "config": old | {"max_visits": 2}, "rounds": rounds}
+    file = {"typed": "lora", "asked": {"settings": {}}, "run": made}
+    assert changed_since(file) == {"rho": (0.1, 0.05)}  # it keeps nothing, and met no cap
+    rounds[1]["converged"] = False
+    assert changed_since(file) == {"rho": (0.1, 0.05), "max_visits": (2, now["max_visits"])}
 
 
 def test_runs_join_one_by_one_and_none_is_written_over_by_accident(tmp_path):
