@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,12 +40,21 @@ _WORDED_TOKENS = 32
 _REMARKS, _PASSAGE_TOKENS = 4, 32
 # An answer of which only the first token's place is looked at: it need not be known.
 _ANY = (0,)
+# Tokens of a passing remark and of a packaged prompt, for an estimate.
+_REMARK_TOKENS, _POOL_TOKENS = 18, 12
 # Own prompts about other subjects that are made of each edit, to draw from.
 _STRANGERS = 9
 # Draws after which no other subject is looked for: every one was edited.
 _TRIES = 8
 # Streams of random numbers of a step, beside those of the pools.
 _OWN, _REPLAYED, _ROUND, _PASSAGE = 10, 11, 12, 13
+
+
+class Tokens(NamedTuple):
+    """How much of it joins a step: tokens to learn, and tokens that the base model reads, too."""
+
+    learned: float
+    kept: float
 
 
 class Company:
@@ -227,6 +237,31 @@ class Company:
 
     def _rng(self, *path: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, *path])
+
+
+def usual_tokens(config: Config, own: int, earlier: int, prompt: float, answer: float) -> Tokens:
+    """What joins a step, for an estimate before a round begins.
+
+    Args:
+        config: the settings.
+        own: the round's own edits in a step.
+        earlier: edits that could be replayed.
+        prompt: their prompts' usual length in tokens, without what all prompts begin with.
+        answer: their answers' usual length in tokens.
+
+    Returns:
+        A guess.
+    """
+    replayed = min(config.replay, earlier)
+    worded = config.positives * (own + replayed)
+    alike = prompt + _REMARK_TOKENS
+    learned = worded * (alike + min(answer, _WORDED_TOKENS)) + replayed * (prompt + answer)
+    kept = 0.0
+    if config.keep_weight:
+        kept += config.contrast * (worded * (alike + 1) + own * (prompt + config.keep_tokens))
+        kept += config.keep_pool * (_POOL_TOKENS + config.keep_tokens)
+        kept += config.keep_plain * _PASSAGE_TOKENS
+    return Tokens(learned, kept)
 
 
 def pool_prompts() -> list[str]:

@@ -140,7 +140,7 @@ class _Trie:
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self.blocks: dict[tuple[int, ...], list[int]] = {}
-        self.trunk = _shared([_read(exchange) for exchange in exchanges])
+        self.trunk = shared_beginning([_read(exchange) for exchange in exchanges])
         self._children: dict[tuple[int, int, tuple[int, ...]], int] = {}
 
     def insert(self, exchange: Exchange) -> list[int]:
@@ -164,8 +164,15 @@ def _read(exchange: Exchange) -> tuple[int, ...]:
     return (*exchange.prompt, *exchange.answer[:-1])
 
 
-def _shared(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all sequences begin with."""
+def shared_beginning(sequences: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all sequences begin with.
+
+    Args:
+        sequences: of tokens.
+
+    Returns:
+        How many these are; 0 without sequences.
+    """
     if not sequences:
         return 0
     first, last = min(sequences), max(sequences)  # what these two share lies in all between them

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from corsa.acceptance import Condition, missed
 from corsa.answerers import Answerer, RememberingAnswerer
 from corsa.clock import Clock
+from corsa.company import usual_tokens
 from corsa.config import Config
 from corsa.edits import Edit
 from corsa.errors import BadEditsError, Fault, NotAcceptedError, UsageError
@@ -33,11 +33,13 @@ from corsa.matching import exact, is_verbatim
 from corsa.methods import Incoming, Outcome, Task, method_for, method_of_kind
 from corsa.metrics import mean
 from corsa.models import BaseModel
+from corsa.packing import shared_beginning
 from corsa.pending import Pending
 from corsa.planning import PlannedEdit, active, holding, plan_edit
 from corsa.progress import Progress
 from corsa.readers import Reading
 from corsa.results import Update
+from corsa.training import usual_steps
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -248,24 +250,39 @@ class Session:
             plan: the round.
 
         Returns:
-            A rough number: what is kept and replayed comes on top, and steps are guessed.
+            A rough number: how many steps it will be is a guess.
         """
         trained = [p for p in plan if p.trained]
-        exchanges = [
-            self.model.chat.exchange(p.edit.prompt, p.edit.target_new) for p in trained[:8]
-        ]
         seconds = 0.0
-        if exchanges and self.config.trains:
+        if trained and self.config.trains:
+            steps = usual_steps(self.config, len(trained))
+            seconds += steps * self._seconds_per_step(trained)
+        asked = sum(len(questions_of(p)) for p in plan) + len(drift_questions()) * self.config.drift
+        return seconds + asked * self._seconds_per_reply()
+
+    def _seconds_per_step(self, trained: Sequence[PlannedEdit]) -> float:
+        """A forward pass over some of its edits is timed, and the rest is counted in its tokens."""
+        config = self.config
+        exchanges = [
+            self.model.chat.exchange(p.edit.prompt, p.edit.target_new)
+            for p in trained[: config.batch_size]
+        ]
+        shared = shared_beginning([self.model.chat.prompt_ids(""), *(x.prompt for x in exchanges)])
+        own = [(len(x.prompt) - shared, len(x.answer)) for x in exchanges]
+        with self.model.computing_in(config.train_dtype):
             self.model.forward.score(exchanges[:1])  # the first pass pays for what is made once
             start = time.perf_counter()
             self.model.forward.score(exchanges)
             once = time.perf_counter() - start
-            # One forward is a third of a pass with its backward; DPO doubles answers and backwards.
-            passes = (2 if self.config.dpo else 1) * (2 if self.config.sam else 1)
-            steps = 14 * math.ceil(len(trained) / self.config.batch_size)
-            seconds += 3 * once * passes * steps
-        asked = sum(len(questions_of(p)) for p in plan) + len(drift_questions()) * self.config.drift
-        return seconds + asked * self._seconds_per_reply()
+        self.model.forget_copies()
+        token = once / (shared + sum(map(sum, own)))
+        lengths = [sum(part) / len(own) for part in zip(*own, strict=True)]
+        joining = usual_tokens(config, len(exchanges), len(holding(self.history())), *lengths)
+        # One forward is a third of a pass with its backward; DPO doubles answers and backwards, an
+        # exact ascent all of it.
+        passes = 3 * (2 if config.sam and config.ascent == "exact" else 1)
+        learned = once / token * (2 if config.dpo else 1) + joining.learned
+        return token * (passes * (learned + joining.kept) + joining.kept)
 
     def _seconds_per_reply(self) -> float:
         start = time.perf_counter()

@@ -184,7 +184,7 @@ class RoundTrainer:
             return True
         if config.stop == "epochs" or position.decay_from is None:
             return False
-        if position.step < position.decay_from + self._decay(position.decay_from):
+        if position.step < position.decay_from + decay_length(self.config, position.decay_from):
             return False
         if self._all_right():
             return True
@@ -238,11 +238,6 @@ class RoundTrainer:
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
         return [int(i) for i in order[place :: self.steps_per_epoch]]
 
-    def _decay(self, steps: int) -> int:
-        """Steps over which the rate falls after so many; wordings need longer than prompts."""
-        config = self.config
-        return max(config.decay_steps, round(config.decay_share * steps * bool(config.positives)))
-
     def _learning_rate(self, step: int) -> float:
         config, position = self.config, self.position
         rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
@@ -253,7 +248,9 @@ class RoundTrainer:
             return config.learning_rate * min(rise, fall)
         fall = 1.0
         if position.decay_from is not None:
-            fall = 1 - (step - position.decay_from + 1) / (self._decay(position.decay_from) + 1)
+            fall = 1 - (step - position.decay_from + 1) / (
+                decay_length(self.config, position.decay_from) + 1
+            )
         return config.learning_rate * min(rise, fall)
 
     def _check(self, result: StepResult) -> float:
@@ -287,7 +284,7 @@ class RoundTrainer:
         if self.config.stop == "epochs" or position.decay_from is not None:
             return
         steps = position.step + 1
-        if position.fresh and steps + self._decay(steps) >= self.cap:
+        if position.fresh and steps + decay_length(self.config, steps) >= self.cap:
             position.decay_from = steps  # a round that gives up does so with a rate that fell
             return
         if not all(position.right) or not self._sure():
@@ -330,10 +327,47 @@ class RoundTrainer:
         if config.stop == "epochs":
             return self.cap
         if position.decay_from is not None:
-            return min(self.cap, position.decay_from + self._decay(position.decay_from))
-        visits = _USUAL_VARIED if config.positives else _USUAL_VISITS
-        usual = max(visits * self.steps_per_epoch, position.step + self.steps_per_epoch)
-        return min(self.cap, usual + self._decay(usual))
+            return min(
+                self.cap, position.decay_from + decay_length(self.config, position.decay_from)
+            )
+        usual = max(
+            _usual_visits(config) * self.steps_per_epoch, position.step + self.steps_per_epoch
+        )
+        return min(self.cap, usual + decay_length(config, usual))
+
+
+def usual_steps(config: Config, edits: int) -> int:
+    """Steps that a round takes, for an estimate before it begins.
+
+    Args:
+        config: the settings.
+        edits: that are trained.
+
+    Returns:
+        A guess, unless the number of epochs is fixed.
+    """
+    epoch = math.ceil(edits / config.batch_size)
+    if config.stop == "epochs":
+        return config.epochs * epoch
+    before = _usual_visits(config) * epoch
+    return min(config.max_visits * epoch, before + decay_length(config, before))
+
+
+def _usual_visits(config: Config) -> int:
+    return _USUAL_VARIED if config.positives else _USUAL_VISITS
+
+
+def decay_length(config: Config, steps: int) -> int:
+    """Steps over which the rate falls; wordings need longer than prompts.
+
+    Args:
+        config: the settings.
+        steps: those that came before.
+
+    Returns:
+        Their number.
+    """
+    return max(config.decay_steps, round(config.decay_share * steps * bool(config.positives)))
 
 
 def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

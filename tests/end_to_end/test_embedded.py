@@ -12,8 +12,13 @@ import pytest
 import torch
 
 from corsa import Store
+from corsa.company import Company, usual_tokens
 from corsa.config import make_config
+from corsa.edits import Edit
+from corsa.metrics import mean
 from corsa.models import load_model
+from corsa.packing import shared_beginning
+from corsa.progress import Silent
 from corsa.sources import resolve
 from corsa.step import Example, loss_gradients
 
@@ -129,6 +134,28 @@ def test_packed_gradients_are_no_farther_from_float64_than_padded_ones():
     padded = distance(gradients["float32", "padded"]) / size
     assert packed <= padded * 1.1
     assert packed < 1e-3
+
+
+@pytest.mark.timeout(600)
+def test_an_estimate_counts_about_what_really_joins_a_step():
+    """A dry run says how long a round takes by this count; lengths are those of real tokens."""
+    config = make_config({"replay": 2, "other_relations": 0.0})
+    model = load_model("smollm2", config)
+    own, earlier = ([Edit.from_record(r) for r in part] for part in (EIGHT[:6], EIGHT[6:] + ONE))
+    company = Company(model, own, earlier, [*own, *earlier], config, Silent())
+    steps = [company(step, range(len(own))) for step in range(6)]
+    exchanges = [model.chat.exchange(e.prompt, e.target_new) for e in own]
+    trunk = shared_beginning([x.prompt for x in exchanges])
+
+    def read(kept):
+        joined = (e for step in steps for e in step if e.kept is kept)
+        lengths = (max(0, len(e.chosen.prompt) - trunk) + len(e.chosen.answer) for e in joined)
+        return sum(lengths) / len(steps)
+
+    lengths = ([len(x.prompt) - trunk for x in exchanges], [len(x.answer) for x in exchanges])
+    learned, kept = usual_tokens(config, len(own), len(earlier), *map(mean, lengths))
+    assert 0.7 < learned / read(kept=False) < 1.4
+    assert 0.7 < kept / read(kept=True) < 1.4
 
 
 @pytest.mark.timeout(900)

@@ -14,7 +14,7 @@ from corsa.errors import TrainingError
 from corsa.projection import merge
 from corsa.sharpness import global_norm, perturbed
 from corsa.step import Example, corsa_step, loss_gradients, score_examples
-from corsa.training import Position, RoundTrainer
+from corsa.training import Position, RoundTrainer, decay_length
 
 FAST = {"learning_rate": 0.02, "warmup_steps": 2, "decay_steps": 3, "batch_size": 4}
 FAST |= {"positives": 1, "decay_share": 0.5}
@@ -433,8 +433,8 @@ def test_what_is_kept_decides_nothing():
 @pytest.mark.parametrize(("positives", "steps"), [(0, 3), (1, 10)])
 def test_with_fresh_wordings_the_rate_falls_over_a_share_of_the_steps_before(positives, steps):
     trainer = Round(positives=positives).trainer
-    assert trainer._decay(20) == steps
-    assert trainer._decay(2) == 3
+    assert decay_length(trainer.config, 20) == steps
+    assert decay_length(trainer.config, 2) == 3
     trainer.position.decay_from = 20
     rates = [trainer._learning_rate(20 + step) for step in range(steps)]
     wanted = [0.02 * (1 - (step + 1) / (steps + 1)) for step in range(steps)]
