@@ -861,11 +861,12 @@ def _show_plan(plan: Any, *, as_json: bool) -> None:
         )
         return
     from corsa import render
+    from corsa.words import roughly
 
     cells = [(r["prompt"], r["today"], r["target_new"], _remark(r)) for r in rows]
     _print(render.rows_table(("prompt", "today", "to be", "remark"), cells))
     click.echo(
-        f"on {plan.model}, continuing round {plan.parent}; about {plan.seconds:.0f} s. "
+        f"on {plan.model}, continuing round {plan.parent}; about {roughly(plan.seconds)}. "
         "Nothing was written."
     )
 

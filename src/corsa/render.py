@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from corsa.words import Sentence
+from corsa.words import Sentence, roughly
 
 _STYLES = {"good": "green", "bad": "red", "plain": "default"}
 
@@ -90,7 +90,7 @@ class TerminalProgress:
             left = ""
             if self._total and self._done:
                 rest = (now - self._started) / self._done * max(0, self._total - self._done)
-                left = f", {rest:.0f} s left"
+                left = f", {roughly(rest)} left"
             self._line(f"{self._name}: {self._done}/{self._total or '?'} {note}{left}")
 
     def say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Numbers in plain words: what was learned, what was not, what was forgotten, what else changed."""
+"""Numbers in plain words: what was learned, what was forgotten, what else changed, how long it takes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ class Sentence(NamedTuple):
     topic: str
     text: str
     tone: Tone = "plain"
+
+
+def roughly(seconds: float) -> str:
+    """A time nobody knows exactly.
+
+    Args:
+        seconds: how long.
+
+    Returns:
+        Such as "40 s", "8 min" or "2 h 5 min".
+    """
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def tell(metrics: Mapping[str, Any]) -> list[Sentence]:

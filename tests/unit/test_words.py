@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from corsa.words import tell
+from corsa.words import roughly, tell
 
 
 def edit(name, *, right=True, said=False, trained=True):
@@ -154,3 +154,11 @@ def test_a_round_that_did_not_converge_says_what_to_raise():
 
 def test_a_method_that_does_not_train_tells_nothing_of_training():
     assert about("training", {"training": {"facts": 2, "tokens": 30}}) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (29, "29 s"), (31, "1 min"), (3570, "1 h 0 min"), (9e3, "2 h 30 min")],
+)
+def test_a_guessed_time_is_told_in_round_numbers(seconds, text):
+    assert roughly(seconds) == text

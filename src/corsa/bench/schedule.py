@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from corsa.progress import Progress
+from corsa.words import roughly
 
 
 class Schedule:
@@ -87,11 +88,7 @@ class Schedule:
 
     def _time_left(self) -> str:
         seconds = self.seconds_left()
-        if seconds is None:
-            return ""
-        minutes = round(seconds / 60)
-        hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-        return f", about {hours if minutes else f'{seconds:.0f} s'} left"
+        return "" if seconds is None else f", about {roughly(seconds)} left"
 
     def begin(self, task: str, total: int | None = None) -> None:
         """See `corsa.progress.Progress`."""
