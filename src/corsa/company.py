@@ -47,7 +47,7 @@ _STRANGERS = 9
 # Draws after which no other subject is looked for: every one was edited.
 _TRIES = 8
 # Streams of random numbers of a step, beside those of the pools.
-_OWN, _REPLAYED, _ROUND, _PASSAGE = 10, 11, 12, 13
+_OWN, _REPLAYED, _ROUND, _PASSAGE, _LOST = 10, 11, 12, 13, 14
 
 
 class Tokens(NamedTuple):
@@ -91,19 +91,20 @@ class Company:
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
         self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
 
-    def __call__(self, step: int, own: Sequence[int]) -> list[Example]:
+    def __call__(self, step: int, own: Sequence[int], lost: Sequence[int] = ()) -> list[Example]:
         """What joins one step.
 
         Args:
             step: its number, from 0.
             own: indices of the round's own examples in it.
+            lost: indices of earlier edits that came undone: they are replayed before all others.
 
         Returns:
             Examples to learn, then examples to keep, with what the base model says of them.
         """
         learned: list[Example] = []
         kept: list[Exchange] = []
-        for index in self._drawn(len(self.earlier), self.config.replay, step, 0):
+        for index in self._replayed(step, lost):
             edit = self.earlier[index]
             # Earlier edits are remembered, not argued about: their y⁻ would double what a step costs.
             learned.append(Example(self.base.chat.exchange(edit.prompt, edit.target_new)))
@@ -119,6 +120,13 @@ class Company:
         for number in range(self.config.keep_plain if self._remarks else 0):
             kept.append(self._passage(self._rng(step, _PASSAGE, number)))
         return [*learned, *self._taught(kept)]
+
+    def _replayed(self, step: int, lost: Sequence[int]) -> list[int]:
+        """Indices of the earlier edits of a step."""
+        first = [lost[i] for i in self._drawn(len(lost), self.config.replay, step, _LOST)]
+        others = [i for i in range(len(self.earlier)) if i not in lost]
+        drawn = self._drawn(len(others), self.config.replay - len(first), step, 0)
+        return [*first, *(others[i] for i in drawn)]
 
     def _vary(
         self,

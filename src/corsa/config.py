@@ -24,6 +24,7 @@ PROJECTIONS = ("pcgrad", "one-sided", "none")
 # Nothing beyond the paper: nothing replayed or kept, no fresh wordings, nothing told apart.
 _PLAIN: Mapping[str, Any] = {
     "replay": 0,
+    "remember": False,
     "keep_pool": 0,
     "keep_plain": 0,
     "positives": 0,
@@ -202,6 +203,11 @@ class Config:
     keep_weight: float = _setting(4.0, "weight of all that is kept, the edits' own keep too", low=0)
     keep_first: float = _setting(3.0, "weight of the first token of a kept reply", low=1)
     replay: int = _setting(3, "earlier edits of the store that join every step", low=0)
+    remember: bool = _setting(
+        True,
+        "with replay: what was right of earlier rounds when the round began is right when it ends; what "
+        "is not is replayed first",
+    )
 
     seed: int = _setting(42, "seed of everything random", low=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(

@@ -28,8 +28,12 @@ _SURE, _WINDOW = 0.9, 10
 # Steps after which freed memory is given back.
 _TIDY = 8
 
-# What joins a step: given its number and the indices of the round's own examples in it.
-Joining = Callable[[int, Sequence[int]], Sequence[Example]]
+# Steps after which earlier edits that came undone are looked at again.
+_RELEARNING = 10
+
+# What joins a step: given its number, the indices of the own examples in it, and those of earlier
+# edits that came undone.
+Joining = Callable[[int, Sequence[int], Sequence[int]], Sequence[Example]]
 
 
 class StepEvent(NamedTuple):
@@ -54,6 +58,9 @@ class Position:
         decay_from: step at which everything was right and the rate began to fall.
         right: for each example whether it was right when last looked at.
         fresh: for each of the last steps the share of what joined to be learned that was right.
+        held: earlier edits that were right when the round began, as indices; `None` before that look.
+        lost: those of them that were wrong when last looked at.
+        looked_back: the step of that look.
         history: for each step its losses, mean margin and number of edits right.
     """
 
@@ -61,6 +68,9 @@ class Position:
     decay_from: int | None = None
     right: list[bool] = field(default_factory=list)
     fresh: list[float] = field(default_factory=list)
+    held: list[int] | None = None
+    lost: list[int] = field(default_factory=list)
+    looked_back: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -91,6 +101,8 @@ class RoundTrainer:
         config: the settings.
         joining: what joins a step; it may depend on nothing but what it is given. What joins to be
             learned decides about convergence where `positives` is on; what is kept never does.
+        earlier: edits of earlier rounds. Those that are right when the round begins must be right when
+            it ends, or it has not converged; without, the round looks at nothing but its own.
     """
 
     def __init__(
@@ -99,9 +111,11 @@ class RoundTrainer:
         examples: Sequence[Example],
         config: Config,
         joining: Joining | None = None,
+        earlier: Sequence[Example] = (),
     ) -> None:
         self.adapter = adapter
         self.examples = list(examples)
+        self.earlier = list(earlier)
         self.joining = joining
         self.config = config
         self.params = adapter.params
@@ -132,6 +146,9 @@ class RoundTrainer:
             TrainingError: if a loss or gradient is not finite.
         """
         try:
+            if self.position.held is None:
+                scores = self._measure(self.earlier)
+                self.position.held = [i for i, score in enumerate(scores) if score.right]
             while not self._finished():
                 with self.adapter.base.computing_in(self.config.train_dtype):
                     event = self._step()
@@ -186,7 +203,7 @@ class RoundTrainer:
             return False
         if position.step < position.decay_from + decay_length(self.config, position.decay_from):
             return False
-        if self._all_right():
+        if self._all_right() and not self._undone():
             return True
         position.decay_from = None  # the last steps undid something: learn on
         return False
@@ -194,15 +211,28 @@ class RoundTrainer:
     def _all_right(self) -> bool:
         """Whether every answer is right at the weights as they are; looked at once for each step."""
         if self._looked is None or self._looked[0] != self.position.step:
-            scores = self._measure(range(len(self.examples)))
+            scores = self._measure(self.examples)
             self._looked = self.position.step, all(score.right for score in scores)
         return self._looked[1]
+
+    def _undone(self) -> bool:
+        """Whether an earlier edit came undone, at the weights as they are."""
+        position, held = self.position, self.position.held or []
+        scores = self._measure([self.earlier[i] for i in held])
+        position.lost = [i for i, score in zip(held, scores, strict=True) if not score.right]
+        position.looked_back = position.step
+        return bool(position.lost)
+
+    def _relearning(self) -> bool:
+        """Whether what came undone has not been replayed long enough to look at it again."""
+        position = self.position
+        return bool(position.lost) and position.step < position.looked_back + _RELEARNING
 
     def _step(self) -> StepEvent:
         position = self.position
         own = self._order(position.step)
         batch = [self.examples[i] for i in own]
-        joined = self.joining(position.step, own) if self.joining else ()
+        joined = self.joining(position.step, own, position.lost) if self.joining else ()
         rate = self._learning_rate(position.step)
         again = self.adapter.base.recomputing(on=self.config.recompute)
         with torch.random.fork_rng(), self.adapter.dropout(), again:
@@ -287,13 +317,14 @@ class RoundTrainer:
         if position.fresh and steps + decay_length(self.config, steps) >= self.cap:
             position.decay_from = steps  # a round that gives up does so with a rate that fell
             return
-        if not all(position.right) or not self._sure():
+        if not all(position.right) or not self._sure() or self._relearning():
             return
         others = [i for i in range(len(self.examples)) if i not in scores]
         # The batch was measured before this step, the others must be measured now.
-        for index, score in zip(others, self._measure(others), strict=True):
+        found = self._measure([self.examples[i] for i in others])
+        for index, score in zip(others, found, strict=True):
             position.right[index] = score.right
-        if all(position.right):
+        if all(position.right) and not self._undone():
             position.decay_from = steps
 
     def _sure(self) -> bool:
@@ -301,10 +332,8 @@ class RoundTrainer:
         fresh = self.position.fresh
         return not fresh or (len(fresh) == _WINDOW and sum(fresh) / _WINDOW >= _SURE)
 
-    def _measure(self, indices: Sequence[int]) -> list[ExampleScore]:
-        if not indices:
-            return []
-        return score_examples(self.adapter.base.forward, [self.examples[i] for i in indices])
+    def _measure(self, examples: Sequence[Example]) -> list[ExampleScore]:
+        return score_examples(self.adapter.base.forward, examples) if examples else []
 
     def _event(
         self, result: StepResult, scores: list[ExampleScore], rate: float, norm: float

@@ -106,6 +106,23 @@ def test_what_joins_depends_on_the_step_and_the_indices_alone(base):
     assert alone == together
 
 
+def test_earlier_edits_that_came_undone_are_replayed_first(base):
+    earlier = [OLD, LUND, *(Edit(f"Place {n} is in", f"Land {n}") for n in range(8))]
+    joining = company(base, own=[], earlier=earlier, edited=[], positives=0, replay=3)
+
+    def replayed(step, lost):
+        return [text(e.chosen.prompt) for e in joining(step, [], lost)]
+
+    for step in range(5):
+        two, many = replayed(step, [1, 4]), replayed(step, [5, 6, 7, 8])
+        assert len(set(two)) == len(set(many)) == 3
+        assert {two[0][-12:], two[1][-12:]} == {"Lund died in", "Place 2 is in"[-12:]}
+        assert all(
+            prompt.endswith(tuple("3456"[i] + " is in" for i in range(4))) for prompt in many
+        )
+    assert len({tuple(replayed(step, [5, 6, 7, 8])) for step in range(9)}) > 1
+
+
 def test_the_seed_changes_what_joins(base):
     one, other = (company(base, **QUIET, seed=seed)(0, [0]) for seed in (1, 2))
     assert not same(one, other)

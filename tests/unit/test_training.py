@@ -23,7 +23,7 @@ FAST |= {"positives": 1, "decay_share": 0.5}
 def drawing(pool, count):
     """What joins every step: so many of a pool, drawn by the step's number."""
 
-    def joining(step, own):
+    def joining(step, own, lost):
         generator = np.random.default_rng([7, step, *own])
         return [pool[i] for i in generator.choice(len(pool), count, replace=False)]
 
@@ -220,9 +220,9 @@ def test_learning_goes_on_where_the_decay_undid_something(monkeypatch):
     task = Round(own=CONSISTENT)
     real, calls = task.trainer._measure, []
 
-    def measure(indices):
-        scores = real(indices)
-        if len(indices) == len(CONSISTENT):
+    def measure(examples):
+        scores = real(examples)
+        if len(examples) == len(CONSISTENT):
             calls.append(task.trainer.position.step)
             if len(calls) == 1:
                 return [score._replace(right=False) for score in scores]
@@ -236,6 +236,36 @@ def test_learning_goes_on_where_the_decay_undid_something(monkeypatch):
     assert rates[calls[0] - 1] < rates[calls[0]] == task.config.learning_rate
 
 
+@pytest.mark.parametrize("remembers", [True, False])
+def test_what_was_right_before_a_round_is_right_after_it_and_replayed_first_where_it_came_undone(
+    remembers,
+):
+    earlier = [*CONSISTENT[:2], NEVER]  # the last was never right, and holds up nothing
+    first = Round(own=CONSISTENT[:2])
+    assert first.run().converged
+    asked = []
+
+    def joining(step, own, lost):
+        asked.append(list(lost))
+        return [earlier[i] for i in lost]
+
+    trainer = RoundTrainer(
+        first.adapter, CONSISTENT[2:], first.config, joining, earlier if remembers else ()
+    )
+    with first.base.using(first.adapter.name):
+        outcome = trainer.run(lambda event: None, lambda: None)
+        scores = score_examples(first.base.forward, earlier[:2])
+    assert outcome.converged
+    assert outcome.position.held == [0, 1] * remembers
+    assert outcome.position.lost == []
+    assert all(score.right for score in scores) is remembers
+    assert any(asked) is remembers
+    if remembers:
+        # Ten steps of relearning before the next look.
+        began = next(step for step, lost in enumerate(asked) if lost)
+        assert all(lost == asked[began] for lost in asked[began : began + 10])
+
+
 def test_dropout_acts_in_the_step_and_not_where_right_is_measured():
     task = Round(own=CONSISTENT)
     task.adapter.drop()
@@ -244,7 +274,7 @@ def test_dropout_acts_in_the_step_and_not_where_right_is_measured():
     adapter.load_state({n: torch.ones_like(p) / 9 for n, p in adapter.params.items()})
     trainer = RoundTrainer(adapter, CONSISTENT, config)
     with task.base.using("dropped"):
-        one, other = (trainer._measure(range(len(CONSISTENT))) for _ in range(2))
+        one, other = (trainer._measure(CONSISTENT) for _ in range(2))
         loss = trainer._step().losses["sft"]
     assert one == other
     tokens = sum(len(example.chosen.answer) for example in CONSISTENT)
@@ -366,7 +396,9 @@ def test_the_order_depends_on_the_steps_number_alone():
 
 def test_what_joins_is_asked_for_once_a_step_with_the_indices_in_it():
     asked = []
-    task = Round(count=6, joining=lambda step, own: asked.append((step, own)) or [], max_visits=2)
+    task = Round(
+        count=6, joining=lambda step, own, lost: asked.append((step, own)) or [], max_visits=2
+    )
     task.run()
     assert asked == [(step, task.trainer._order(step)) for step in range(4)]
 
@@ -376,7 +408,7 @@ NEVER = Example(exchange("Never right?", bytes(range(60, 100))))
 
 def test_without_positives_what_joins_is_trained_on_but_decides_nothing():
     """It asks for an answer that contradicts nothing, and need not be right in the end."""
-    task = Round(own=CONSISTENT[:2], joining=lambda step, own: [NEVER], positives=0)
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own, lost: [NEVER], positives=0)
     alone = Round(own=CONSISTENT[:2])
     outcome = task.run()
     assert outcome.converged
@@ -393,7 +425,7 @@ def test_without_positives_what_joins_is_trained_on_but_decides_nothing():
 
 def test_a_round_waits_until_fresh_wordings_are_right_for_long_enough():
     """They join as something to learn; here it is the round's own prompts, which become right."""
-    task = Round(own=CONSISTENT[:2], joining=lambda step, own: CONSISTENT[:2])
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own, lost: CONSISTENT[:2])
     alone = Round(own=CONSISTENT[:2])
     outcome = task.run()
     alone.run()
@@ -408,7 +440,7 @@ def test_a_round_waits_until_fresh_wordings_are_right_for_long_enough():
 
 def test_a_round_whose_fresh_wordings_never_are_right_gives_up_with_a_rate_that_fell():
     both = [NEVER, Example(exchange("Never right?", "No"))]  # one of two at best
-    task = Round(own=CONSISTENT[:2], joining=lambda step, own: both, max_visits=30)
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own, lost: both, max_visits=30)
     outcome = task.run()
     assert max(entry["fresh"] for entry in outcome.position.history) <= 0.5
     assert outcome.steps == task.trainer.cap == 30
@@ -424,7 +456,7 @@ def test_what_is_kept_decides_nothing():
     with task.base.using(None):
         (teacher,) = task.base.forward.distributions([NEVER.chosen])
     joined = [Example(NEVER.chosen, teacher=teacher)]
-    task.trainer.joining = lambda step, own: joined
+    task.trainer.joining = lambda step, own, lost: joined
     outcome = task.run()
     assert outcome.converged
     assert outcome.position.fresh == []

@@ -78,7 +78,11 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     own = [planned.edit for planned, _ in _trained(task)]
     edited = [planned.edit for planned in (*task.history, *task.plan)]
     company = Company(task.base, own, earlier, edited, config, progress)
-    trainer = RoundTrainer(adapter, examples, config, company)
+    remembered = [
+        Example(task.base.chat.exchange(edit.prompt, edit.target_new))
+        for edit in (earlier if config.remember else ())
+    ]
+    trainer = RoundTrainer(adapter, examples, config, company, remembered)
     if saved := checkpoints.load():
         trainer.load_state(*saved)
         progress.say(f"going on after step {trainer.position.step} of the interrupted round")
