@@ -7,7 +7,7 @@ models. For that there is lm-evaluation-harness.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def mmlu(finished: Finished) -> Numbers:
         finished: the run.
 
     Returns:
-        mmlu and mmlu_base (accuracy), mmlu_flips (share of questions with another answer than the base).
+        mmlu and mmlu_base (accuracy), mmlu_flips (share of questions with another answer than the base),
+        mmlu_base_commonest (share of the letter that the base gives most: near 1 the others say little).
     """
     asked = _sample(_mmlu(finished.data))
     prompts = [_multiple_choice(row["question"], row["choices"]) for row in asked]
@@ -92,6 +93,7 @@ def mmlu(finished: Finished) -> Numbers:
         "mmlu": mean(a == b for a, b in zip(after, right, strict=True)),
         "mmlu_base": mean(a == b for a, b in zip(before, right, strict=True)),
         "mmlu_flips": mean(a != b for a, b in zip(after, before, strict=True)),
+        "mmlu_base_commonest": max(Counter(before).values()) / len(before),
     }
 
 

@@ -92,6 +92,7 @@ ROWS = (
     Row("mmlu", "MMLU right"),
     Row("mmlu_base", "… by the base"),
     Row("mmlu_flips", "… answers that flip"),
+    Row("mmlu_base_commonest", "… the base's commonest letter"),
     Row("sharpness_sft", "sharpness of L_SFT at ρ, nats", share=False),
     Row("sharpness", "… of what was trained", share=False),
     Row("hessian_top", "top Hessian eigenvalue of L_SFT", share=False),

@@ -121,7 +121,8 @@ def test_answers_that_changed_and_accuracy_worked_by_hand(tmp_path):
     after = saying(dict(zip((prompt("art", i) for i in range(4)), "ABBD", strict=True)))
     base = SimpleNamespace(identity=lambda: ["worked by hand"])
     model = finished(base=base, before=before, after=after, data=questions_file(tmp_path, *rows))
-    assert mmlu(model) == {"mmlu": 0.75, "mmlu_base": 0.5, "mmlu_flips": 0.5}
+    expected = {"mmlu": 0.75, "mmlu_base": 0.5, "mmlu_flips": 0.5, "mmlu_base_commonest": 0.75}
+    assert mmlu(model) == expected
 
 
 def test_the_first_questions_of_every_subject_are_asked(tmp_path):
