@@ -223,11 +223,6 @@ class RoundTrainer:
         position.looked_back = position.step
         return bool(position.lost)
 
-    def _relearning(self) -> bool:
-        """Whether what came undone has not been replayed long enough to look at it again."""
-        position = self.position
-        return bool(position.lost) and position.step < position.looked_back + _RELEARNING
-
     def _step(self) -> StepEvent:
         position = self.position
         own = self._order(position.step)
@@ -311,21 +306,27 @@ class RoundTrainer:
             position.right[index] = score.right
         if self.config.positives and fresh:
             position.fresh = [*position.fresh, sum(fresh) / len(fresh)][-_WINDOW:]
-        if self.config.stop == "epochs" or position.decay_from is not None:
+        if self.config.stop == "epochs":
+            return
+        if position.lost and position.step >= position.looked_back + _RELEARNING:
+            self._undone()
+        if position.decay_from is not None:
             return
         steps = position.step + 1
         if position.fresh and steps + decay_length(self.config, steps) >= self.cap:
             position.decay_from = steps  # a round that gives up does so with a rate that fell
             return
-        if not all(position.right) or not self._sure() or self._relearning():
+        if not all(position.right) or not self._sure():
             return
         others = [i for i in range(len(self.examples)) if i not in scores]
         # The batch was measured before this step, the others must be measured now.
         found = self._measure([self.examples[i] for i in others])
         for index, score in zip(others, found, strict=True):
             position.right[index] = score.right
-        if all(position.right) and not self._undone():
+        if all(position.right):
             position.decay_from = steps
+            # Some are always wrong while the rate is high: they are relearned while it falls.
+            self._undone()
 
     def _sure(self) -> bool:
         """Whether wordings that were never seen before are right, or none is asked for."""
