@@ -387,9 +387,8 @@ class ModelAnswerer:
         """Tokens that all prompts begin with; 0 where a cache cannot have a gap behind them."""
         if not self._plain_cache():
             return 0
-        return shared_beginning(
-            [prompt[:-1] for prompt in prompts]
-        )  # each asks by a token at least
+        # Each prompt must have a token of its own left to ask by.
+        return shared_beginning([prompt[:-1] for prompt in prompts])
 
     def _reply(self, tokens: list[int]) -> Reply:
         chat = self.base.chat

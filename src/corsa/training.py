@@ -101,8 +101,8 @@ class RoundTrainer:
         config: the settings.
         joining: what joins a step; it may depend on nothing but what it is given. What joins to be
             learned decides about convergence where `positives` is on; what is kept never does.
-        earlier: edits of earlier rounds. Those that are right when the round begins must be right when
-            it ends, or it has not converged; without, the round looks at nothing but its own.
+        earlier: edits of earlier rounds. Those that are right when the round begins must be right
+            before it ends, unless it comes to its cap; whether it converged is about its own alone.
     """
 
     def __init__(
@@ -357,12 +357,9 @@ class RoundTrainer:
         if config.stop == "epochs":
             return self.cap
         if position.decay_from is not None:
-            return min(
-                self.cap, position.decay_from + decay_length(self.config, position.decay_from)
-            )
-        usual = max(
-            _usual_visits(config) * self.steps_per_epoch, position.step + self.steps_per_epoch
-        )
+            return min(self.cap, position.decay_from + decay_length(config, position.decay_from))
+        epoch = self.steps_per_epoch
+        usual = max(_usual_visits(config) * epoch, position.step + epoch)
         return min(self.cap, usual + decay_length(config, usual))
 
 
