@@ -127,16 +127,12 @@ class Forward:
         logps = every[rows, targets]
         greedy = wide.argmax(-1)[rows] == targets
         sizes = [len(answer) for _, answer in exchanges]
-        return [
-            AnswerLogps(tokens, right, None if teacher is None else _divergence(teacher, every[at]))
-            for tokens, right, at, teacher in zip(
-                torch.split(logps, sizes),
-                torch.split(greedy, sizes),
-                torch.split(rows, sizes),
-                teachers or [None] * len(exchanges),
-                strict=True,
-            )
-        ]
+        scores = (
+            torch.split(logps, sizes),
+            torch.split(greedy, sizes),
+            _divergences(every, torch.split(rows, sizes), teachers or [None] * len(sizes)),
+        )
+        return [AnswerLogps(*score) for score in zip(*scores, strict=True)]
 
     @torch.no_grad()
     def distributions(self, exchanges: Sequence[Exchange]) -> list[Tensor]:
@@ -227,9 +223,19 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _divergence(teacher: Tensor, logps: Tensor) -> Tensor:
-    """KL(teacher || model) of log-probabilities of shape (T, V), by row."""
-    return (teacher.exp() * (teacher - logps)).sum(-1)
+def _divergences(
+    every: Tensor, rows: Sequence[Tensor], teachers: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """KL(teacher || model) at the rows of each exchange that has a teacher, nats."""
+    given = [(at, t) for at, t in zip(rows, teachers, strict=True) if t is not None]
+    if not given:
+        return [None] * len(rows)
+    # Taken out at once: on the way back every taking out is a tensor as large as all of `every`.
+    own = iter(torch.split(every[torch.cat([at for at, _ in given])], [len(t) for _, t in given]))
+    return [
+        None if teacher is None else (teacher.exp() * (teacher - next(own))).sum(-1)
+        for teacher in teachers
+    ]
 
 
 def find_packing(forward: Forward) -> PackingRule:

@@ -239,6 +239,28 @@ def test_divergence_is_from_the_teacher_at_every_answer_token(packing):
         assert (score.divergence > 0).all()
 
 
+def test_one_way_back_for_all_teachers_together():
+    """Each of its own would be a tensor of all rows by V: 5 % of a step of the embedded model."""
+    forward = Forward(tiny_model("llama", torch.float64).requires_grad_(True), PAD)
+    exchanges = random_exchanges()
+    teachers = forward.distributions(exchanges)
+
+    def indexings(count: int) -> int:
+        given = [*teachers[:count], *[None] * (len(teachers) - count)]
+        scores = forward.answer_logps(exchanges, given)
+        loss = torch.cat([s.divergence for s in scores if s.divergence is not None]).sum()
+        seen, rest = set(), [loss.grad_fn]
+        while rest:
+            node = rest.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                rest += [before for before, _ in node.next_functions]
+        return sum(node.name().startswith("Index") for node in seen)
+
+    assert len(exchanges) > 3
+    assert indexings(len(exchanges)) == indexings(1) >= 1
+
+
 def test_right_needs_every_token():
     hf = tiny_model("llama", torch.float64)
     forward = Forward(hf, PAD)
