@@ -83,6 +83,7 @@ ROWS = """
     bench.published bench.code.domain
     bench.runner
     cli
+    __main__
 """.strip().split("\n")
 # The registry of methods opens one of its own files when it is asked for it.
 LOOKED_UP = {("methods", f"methods.{name}") for name in ("lora", "ft_l", "in_context", "retrieval")}
@@ -211,6 +212,12 @@ assert not [n for n in logging.Logger.manager.loggerDict if n.startswith("corsa"
 def test_importing_seeds_nothing_and_sets_nothing_up():
     names = [f"corsa.{name}" for name in MODULES if name not in {"__init__", *INSIDE}]
     subprocess.run([sys.executable, "-c", _IMPORT_ALL, *names], check=True)
+
+
+def test_the_package_runs_as_the_command():
+    asked = [sys.executable, "-m", "corsa", "--version"]
+    told = subprocess.run(asked, check=True, capture_output=True, text=True)
+    assert told.stdout.startswith("corsa, version ")
 
 
 def test_every_command_is_in_the_readme():
