@@ -15,7 +15,7 @@ from corsa.answerers import Answerer, Reply
 from corsa.edits import Edit
 from corsa.errors import TemplateError
 from corsa.matching import contains, exact, squad
-from corsa.metrics import Score
+from corsa.metrics import Score, leaks
 from corsa.planning import PlannedEdit
 from corsa.progress import Progress
 
@@ -221,20 +221,10 @@ def _score(
         base_old=old is not None and contains(before.text, old)
         if question.kind == "edit"
         else None,
-        leak=_leaks(reply.text, before.text, foreign, answers) if elsewhere else None,
+        leak=leaks(reply.text, before.text, foreign, answers) if elsewhere else None,
         agrees=first_tokens(reply) == first_tokens(before) if elsewhere else None,
         previous_agrees=first_tokens(reply) == previous if elsewhere and previous else None,
         first_tokens=first_tokens(reply) if elsewhere else (),
-    )
-
-
-def _leaks(reply: str, before: str, targets: Sequence[str | None], answers: Sequence[str]) -> bool:
-    return any(
-        target is not None
-        and contains(reply, target)
-        and not contains(before, target)
-        and not any(exact(target, answer) for answer in answers)
-        for target in targets
     )
 
 

@@ -17,6 +17,7 @@ from corsa.metrics import (
     Score,
     forgotten,
     headlines,
+    leak_any,
     of_kind,
     retention_report,
     score_from_record,
@@ -100,7 +101,7 @@ class Examiner:
         scores = self._ask(questions, updated, length, system)
         if self.config.drift:
             # Cut at a length of their own, so that these replies do not depend on the round's targets.
-            targets = [p.edit.target_new for p in asked]
+            targets = [p.edit.target_new for p in standing]
             drift = evaluation.drift_questions()
             scores += self._ask(drift, updated, evaluation.REPLY_TOKENS, system, targets)
         protocol = self.protocol(length, system)
@@ -108,6 +109,7 @@ class Examiner:
         own = scores if in_full else [s for s in scores if s.round in (round_id, 0)]
         numbers = {
             **summary(own, self._floors(scores, system)),
+            "leak_any": leak_any(scores),
             "forgotten": forgotten(rows[-1][1] if rows else [], scores),
             "retention": retention_report([*rows, (round_id, scores)], {p.key for p in standing}),
             "protocol": protocol,

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from corsa.matching import contains, exact
+
 Number = float | None
 
 
@@ -165,6 +167,41 @@ def locality(scores: Sequence[Score], floor: Number) -> dict[str, Number]:
         "kl": mean(score.kl for score in scores),
         "n": len(scores),
     }
+
+
+def leaks(reply: str, before: str, targets: Iterable[str | None], answers: Sequence[str]) -> bool:
+    """Whether a new answer turns up where it does not belong.
+
+    Args:
+        reply: of the edited model.
+        before: the base model's.
+        targets: new answers.
+        answers: what would be right.
+
+    Returns:
+        Whether one of the targets stands in the reply, is no right answer and not in the base's reply.
+    """
+    return any(
+        target is not None
+        and contains(reply, target)
+        and not contains(before, target)
+        and not any(exact(target, answer) for answer in answers)
+        for target in targets
+    )
+
+
+def leak_any(scores: Sequence[Score]) -> Number:
+    """`leak`, with the new answer of any edit: a habit of answering does not stay with one prompt.
+
+    Args:
+        scores: of all edits that hold and of the probes that are to be looked at.
+
+    Returns:
+        Share of the locality probes, or drift questions where there are none; `None` without either.
+    """
+    targets = {score.target_new for score in of_kind(scores, "edit")}
+    probes = of_kind(scores, "locality") or of_kind(scores, "drift")
+    return mean(leaks(p.reply, p.base_reply, targets, p.answers) for p in probes)
 
 
 def margins(scores: Sequence[Score]) -> dict[str, Number]:

@@ -22,6 +22,8 @@ from corsa import (
     StoreError,
     TrainingError,
     UsageError,
+    evaluation,
+    examination,
 )
 from fakes import CHATML, save_tiny
 
@@ -280,6 +282,22 @@ def test_facts_in_the_prompt_are_a_method_with_an_artefact_of_its_own(tiny, tmp_
     now, then = store.ask(["Who is king?"])[0], store.ask(["Who is king?"], round=1)[0]
     assert now.base == then.base
     assert len({now.base, now.updated, then.updated}) == 3
+
+
+def test_no_edit_that_holds_may_turn_up_in_a_packaged_question(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def measure(questions, *args, leaking, **others):
+        asked.append((questions[0].kind, sorted(leaking)))
+        return evaluation.measure(questions, *args, leaking=leaking, **others)
+
+    monkeypatch.setattr(examination, "measure", measure)
+    store = Store.open(tmp_path / "store", tiny)
+    store.update(FACTS, method="in-context")
+    second = store.update(NEXT, method="in-context")
+    targets = ["Ann", "Red", "Rome"]
+    assert asked == [("edit", []), ("drift", targets[::2]), ("edit", []), ("drift", targets)]
+    assert 0 <= second.metrics["leak_any"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ ROWS = """
     bench.code bench.code.harness
     sandbox.supervision
     sandbox
-    optional quiet files layouts matching losses projection sharpness metrics words model_card lean
+    optional quiet files layouts matching losses projection sharpness words model_card lean
     rewording allocator
-    sandbox.environment
+    sandbox.environment metrics
     config edits chat acceptance checkpoints clock gguf_conversion render
     planning validation packing sources variations naming bench.statistics
     readers ledger tree_attention memory bench.tables bench.figures bench.overlap

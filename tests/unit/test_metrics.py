@@ -7,6 +7,7 @@ from corsa.metrics import (
     accuracy,
     by_edit,
     known,
+    leak_any,
     locality,
     margins,
     mean,
@@ -247,6 +248,26 @@ def test_summary_by_hand():
     assert report["base_gives_old"] == 0.5
     assert report["known"] == {"edits": 1, "reliability": 1.0, "generality": 0.5}
     assert report["margins"]["below_zero"] == 0.5
+
+
+def test_any_edits_new_answer_may_leak_into_a_probe():
+    edits = [score("a", target_new="Ann"), score("b", target_new="Bob")]
+    asked = {"base_reply": "It is Cid.", "target_new": "Ann"}
+    near = [
+        replace(score("a", "locality", **fields), **asked, reply=reply)
+        for reply, fields in [
+            ("It is Cid.", {}),
+            ("It is Ann.", {}),
+            ("It is Bob.", {}),  # another edit's
+            ("It is Bob.", {"answers": ("Bob",)}),  # and right here
+        ]
+    ]
+    assert leak_any([*edits, *near]) == 0.5
+    assert leak_any([*edits[:1], *near]) == 0.25
+    drift = replace(score("q", "drift", round=0), base_reply="no", reply="Bob")
+    assert leak_any([*edits, *near, drift]) == 0.5
+    assert leak_any([*edits, drift]) == 1.0
+    assert leak_any(edits) is None
 
 
 def test_without_locality_probes_the_drift_questions_stand_in_and_that_is_said():

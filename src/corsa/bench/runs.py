@@ -20,6 +20,7 @@ from corsa.metrics import (
     Score,
     by_edit,
     headlines,
+    leak_any,
     mean,
     of_kind,
     score_from_record,
@@ -53,6 +54,7 @@ def collect(
     final = {
         **headlines(numbers),
         "newest.reliability": last[-1],
+        "leak_any": leak_any(scores),  # stores of earlier versions do not say it
         "earlier.lowest": min((v for v in last[:-1] if v is not None), default=None),
         **flat(numbers),
         **overlap(scores, edits),
@@ -82,12 +84,14 @@ _PARTS = ("plan", "train", "measure")
 
 def _round_row(made: Round, seconds: Mapping[str, float]) -> dict[str, Any]:
     numbers, training = made.metrics(), made.metrics()["training"]
-    own = [score for score in _scores(made) if score.round in (made.id, 0)]
+    scores = _scores(made)
+    own = [score for score in scores if score.round in (made.id, 0)]
     row = {**summary(own, {}), "retention": numbers["retention"]}
     return {
         "round": made.id,
         **headlines(row),
         **flat(row),
+        "leak_any": leak_any([*own, *of_kind(scores, "edit")]),
         "steps": training.get("steps"),
         "converged": training.get("converged"),
         "seconds": {part: seconds.get(part) for part in _PARTS},
