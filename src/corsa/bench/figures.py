@@ -211,11 +211,11 @@ def front(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
-    """A point with its intervals for each method.
+    """A point with its intervals for each method, and a line through the settings of one.
 
     Args:
         ax: where.
-        methods: of the report.
+        methods: of the report; those called NAME@SETTING are one method, and joined in their order.
 
     Returns:
         How many methods have both numbers.
@@ -236,6 +236,13 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
             markersize=7,
             **_style(number),
         )
+    curves: dict[str, list[list[float]]] = {}
+    for label, found in shown.items():
+        if "@" in label:
+            name = label.partition("@")[0]
+            curves.setdefault(name, []).append([100 * number["mean"] for number in found])
+    for points in curves.values():
+        ax.plot(*zip(*points, strict=True), color=_GREY, linewidth=1, zorder=1)
     top = max([10.0, *(100 * (leak["high"] or leak["mean"]) for leak, _ in shown.values())])
     ax.set_xlim(-0.03 * top, 1.08 * top)
     ax.set_ylim(-3, 103)
@@ -261,9 +268,11 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _style(number: int) -> dict[str, Any]:
+    again, place = divmod(number, len(_COLOURS))
     return {
-        "color": _COLOURS[number % len(_COLOURS)],
-        "marker": _MARKERS[number % len(_MARKERS)],
+        "color": _COLOURS[place],
+        # Every colour comes again with another marker, so that as many methods as pairs differ.
+        "marker": _MARKERS[(place + again) % len(_MARKERS)],
         "linestyle": "none",
     }
 

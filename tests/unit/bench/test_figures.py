@@ -106,6 +106,22 @@ def test_the_front_shows_methods_that_have_both_numbers_with_their_intervals():
     assert high > 50
 
 
+def test_settings_of_one_method_are_joined_in_their_order():
+    numbers = {"mean": 0.1, "low": None, "high": None}
+    at = {
+        f"{name}@{weight}": {"leak": numbers | {"mean": leak}, "generality": numbers}
+        for name, weight, leak in [("a", 1, 0.3), ("b", 1, 0.2), ("a", 4, 0.1), ("a", 9, 0.2)]
+    }
+    (ax,) = figures.front({**at, "c": at["b@1"]}).axes
+    curves = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) > 1]
+    assert curves == [pytest.approx([30, 10, 20])]
+
+
+def test_no_two_of_twenty_methods_look_alike():
+    looks = [tuple(figures._style(number).values()) for number in range(20)]
+    assert len(set(looks)) == 20
+
+
 def test_all_figures_are_written(tmp_path):
     made = [run for each in runs("corsa", "lora").values() for run in each]
     paths = figures.draw_figures(tmp_path / "figures", DOCUMENT, made)
