@@ -83,7 +83,7 @@ class Company:
         self.edited = Edited(map(with_subject, edited))
         self.earlier = list(map(with_subject, earlier))
         self.own = list(map(with_subject, own))
-        vary = config.positives or config.contrast
+        vary = config.positives or config.contrast or config.other_relations
         self.topics = [topic_of(edit) for edit in self.own] if vary else []
         self.earlier_topics = [topic_of(edit) for edit in self.earlier] if config.positives else []
         self._keeps = bool(own and config.keep_weight)

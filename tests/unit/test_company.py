@@ -141,6 +141,7 @@ def test_the_seed_changes_what_joins(base):
         ({"keep_pool": 3}, 3, 7),
         ({"keep_plain": 2}, 3, 6),
         ({"other_relations": 1.0, "contrast": 0}, 3, 2),
+        ({"other_relations": 1.0, "contrast": 0, "positives": 0}, 0, 2),
     ],
 )
 def test_every_part_has_a_switch(base, changes, learned, kept):
@@ -155,7 +156,7 @@ def test_replayed_edits_bring_their_prompt_a_wording_and_its_twin(base):
     assert text(learned[0].chosen.prompt).endswith(OLD.prompt)
     assert text(learned[1].chosen.prompt) != text(learned[0].chosen.prompt)
     assert len(kept) == 1
-    bare = {**QUIET, "replay": 1, "positives": 0, "contrast": 0}
+    bare = {**QUIET, "replay": 1, "positives": 0, "contrast": 0, "other_relations": 0.0}
     plain = company(base, earlier=[OLD, LUND], **bare)
     drawn = [plain(step, [0]) for step in range(12)]
     assert all(len(joined) == 1 for joined in drawn)
