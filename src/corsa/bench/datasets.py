@@ -15,7 +15,7 @@ from corsa.bench.upstream import from_hub, rows
 from corsa.edits import Edit
 from corsa.errors import BadEditsError, UsageError
 from corsa.files import sha256_file
-from corsa.layouts import layout_of, to_native
+from corsa.layouts import EASYEDIT, layout_of, to_native
 from corsa.matching import normalise
 from corsa.validation import Row, edit_from_record, edits_from_rows, short
 
@@ -157,7 +157,11 @@ def _usable(
 
 def _as_it_is(row: Mapping[str, Any], place: int) -> Translation:
     """Native rows, CounterFact's and EasyEdit's: `corsa.layouts` knows them."""
-    record, problems = to_native(row, layout_of(row))
+    layout = layout_of(row)
+    record, problems = to_native(row, layout)
+    if layout is EASYEDIT:
+        # In four of five records a prompt to go on from, whose right continuation is another.
+        record.pop("paraphrases", None)
     return Translation({"id": f"record-{place}", **record}, tuple(problems))
 
 
@@ -255,7 +259,7 @@ def _texts(answer: Any) -> Iterator[str]:
 
 DATASETS: Mapping[str, Dataset] = {
     "counterfact": Dataset(
-        "CounterFact (Meng et al. 2022); EasyEdit's flat form of it with --data",
+        "CounterFact (Meng et al. 2022); EasyEdit's flat form of it with --data, no rephrasings",
         _as_it_is,
         "azhx/counterfact",
         "data/test-00000-of-00001-bacb83500fca49a9.parquet",

@@ -147,6 +147,8 @@ def test_easyedits_flat_form_goes_by_the_same_name(tmp_path):
     loaded = load("counterfact", write(tmp_path / "flat.json", [row, again]))
     assert [edit.id for edit in loaded.edits] == ["case-4"]
     assert "repeats" in left_out(loaded)["record 1 (case-5)"]
+    assert loaded.edits[0].locality == (Probe("Bob speaks", ("Old",)),)
+    assert loaded.edits[0].paraphrases == ()  # mostly prompts with another right continuation
 
 
 def test_zsre_takes_the_target_from_alt_and_the_old_answer_from_answers(tmp_path):
