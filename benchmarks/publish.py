@@ -196,14 +196,18 @@ def hardware(origin: Mapping[str, Any]) -> str:
 
 
 def commanded(files: Files) -> str:
-    """One command for all runs, or one for each way in which they were asked for."""
-    groups: dict[str, tuple[Mapping[str, Any], dict[str, None], dict[int, None]]] = {}
+    """One command for all runs, or several where methods have other seeds or were asked otherwise."""
+    made: dict[tuple[str, str], tuple[Mapping[str, Any], list[int]]] = {}
     for file in files:
-        key = command(file["asked"], [""], [])
-        _, typed, seeds = groups.setdefault(key, (file["asked"], {}, {}))
-        typed[file["typed"]] = seeds[file["run"]["seed"]] = None
+        key = command(file["asked"], [""], []), file["typed"]
+        made.setdefault(key, (file["asked"], []))[1].append(file["run"]["seed"])
+    groups: dict[str, tuple[Mapping[str, Any], list[str], list[int]]] = {}
+    for (_, typed), (asked, seeds) in made.items():
+        alike = groups.setdefault(command(asked, [""], sorted(seeds)), (asked, [], sorted(seeds)))
+        alike[1].append(typed)
     return "\n".join(
-        command(asked, list(typed), sorted(seeds)) for asked, typed, seeds in groups.values()
+        command(asked, typed, seeds, f"compared-{number}" if len(groups) > 1 else "compared")
+        for number, (asked, typed, seeds) in enumerate(groups.values(), 1)
     )
 
 

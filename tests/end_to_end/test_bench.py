@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ from corsa.answerers import ModelAnswerer, Reply
 from corsa.bench import extras
 from corsa.bench.published import publish
 from corsa.errors import TrainingError
-from corsa.files import unseal
+from corsa.files import seal, unseal
 from corsa.matching import contains, normalise
 from fakes import save_tiny
 
@@ -321,6 +322,20 @@ def test_when_all_is_done_resuming_only_sums_up_again(bench, finished, monkeypat
     assert code == 0, err
     assert text == json.dumps(document, ensure_ascii=False, indent=2) + "\n"  # the order, too
     assert (out / "table.md").exists()
+
+
+def test_a_setting_that_came_after_a_benchmark_was_begun_is_no_other_method(
+    bench, finished, tmp_path
+):
+    """`decay_steps` is not off today, `keep_pool` is for lora: what is not noted counts as off."""
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    begun = unseal(out / "bench.json")
+    for name, refused in (("keep_pool", False), ("decay_steps", True)):
+        for method in begun["methods"]:
+            del method["config"][name]
+        (out / "bench.json").write_text(seal(begun), "utf-8")
+        code, _, err = bench(out, "--resume")
+        assert (code, "lora decay_steps was 0 and is now 2" in err) == (2 * refused, refused), err
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,24 @@ LESSONS: Mapping[str, tuple[str, ...]] = {
     "rejected": ("today", "old"),
 }
 
+# What a setting of today was when it could not be set yet, where that was not off.
+_BEFORE: Mapping[str, Any] = {"keep_tokens": 5}
+
 # Methods that differ in these were not measured alike, or not on the same edits.
 _OF_ALL = ("seed", "dtype", "device", "attention", "packing")
+
+
+def as_recorded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config as the settings of today know it.
+
+    Args:
+        config: an earlier version may have written it.
+
+    Returns:
+        With every setting of today. One that came later counts as off, or as what it was then.
+    """
+    off = {name: type(value)() for name, value in Config().to_dict().items()}
+    return {**off, **_BEFORE, **config}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corsa.bench.contenders import parse_methods
+from corsa.bench.contenders import as_recorded, parse_methods
+from corsa.bench.datasets import DATASETS
 from corsa.bench.runs import Runs
 from corsa.errors import StoreError, UsageError
 from corsa.files import seal, unseal, write_atomically
@@ -21,9 +22,10 @@ from corsa.sources import EMBEDDED
 _ALIKE = ("dataset", "rounds", "edits", "known_only", "neighbours", "model")
 # What of a run's protocol may differ: it follows the draw, or is said beside the numbers.
 _MAY_DIFFER = ("max_new_tokens", "versions")
-# What a setting of today was when it could not be set yet, where that was not off.
-_BEFORE = {"keep_tokens": 5}
-_ASKED = (*_ALIKE, "extras", "extra_protocols", "settings")
+_ASKED = (*_ALIKE, "extras", "extra_files", "extra_protocols", "settings")
+
+
+_OF_CODE = {"reset": "--reset", "unsafe": "--unsafe-no-sandbox"}
 
 
 def small_files(bench: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -58,10 +60,12 @@ def small_files(bench: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _small(
     record: Mapping[str, Any], method: Mapping[str, Any], run: Mapping[str, Any]
 ) -> dict[str, Any]:
-    asked = {name: record[name] for name in _ASKED}
+    asked = {name: record[name] for name in _ASKED if name in record}
     asked["model"] = {**record["model"], "name": _without_folders(record["model"]["name"])}
     extras = record["extras"].items()
     asked["extras"] = {name: file and Path(file).name for name, file in extras}
+    if DATASETS[record["dataset"]["name"]].code:
+        asked["code"] = record["code"]
     draw = run["draw"]
     return {
         "asked": asked,
@@ -87,13 +91,16 @@ def _without_folders(model: str) -> str:
     return path.name if path.is_absolute() or path.exists() else model
 
 
-def command(asked: Mapping[str, Any], methods: Sequence[str], seeds: Sequence[int]) -> str:
+def command(
+    asked: Mapping[str, Any], methods: Sequence[str], seeds: Sequence[int], out: str = "compared"
+) -> str:
     """The command that makes runs again; files are given by their names alone.
 
     Args:
         asked: of a small file.
         methods: as typed.
         seeds: of the runs.
+        out: the folder it writes.
 
     Returns:
         One line for a shell.
@@ -115,9 +122,12 @@ def command(asked: Mapping[str, Any], methods: Sequence[str], seeds: Sequence[in
     for name, value in given.items():
         words += [] if value is None else [name, value]
     words += ["--known-only"] if asked["known_only"] else []
+    code = dict(asked.get("code", {}))
+    words += [flag for name, flag in _OF_CODE.items() if code.pop(name, False)]
+    words += ["--code", ",".join(f"{name}={count}" for name, count in code.items())] if code else []
     for name, value in asked["settings"].items():
         words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-    return shlex.join(map(str, [*words, "--out", "compared"]))
+    return shlex.join(map(str, [*words, "--out", out]))
 
 
 def publish(
@@ -181,8 +191,12 @@ def published(folder: Path) -> list[dict[str, Any]]:
 
 
 def _one_benchmark(files: Sequence[Mapping[str, Any]]) -> None:
-    for file in files[1:]:
+    read: dict[str, Any] = {}
+    for file in files:
         first, other = _fixed(files[0]), _fixed(file)
+        for extra, data in file["asked"].get("extra_files", {}).items():
+            first[f"the file of {extra}"] = read.setdefault(extra, data)
+            other[f"the file of {extra}"] = data
         for name in first:
             if first[name] != other.get(name):
                 run = file["run"]
@@ -196,7 +210,7 @@ def _one_benchmark(files: Sequence[Mapping[str, Any]]) -> None:
 def _fixed(file: Mapping[str, Any]) -> dict[str, Any]:
     protocol = file["run"]["protocol"].items()
     return {
-        **{name: file["asked"][name] for name in _ALIKE},
+        **{name: file["asked"].get(name) for name in (*_ALIKE, "code")},
         **{name: value for name, value in protocol if name not in _MAY_DIFFER},
     }
 
@@ -217,15 +231,16 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """
     run = file["run"]
     (contender,) = parse_methods(file["typed"])
-    today, was = contender.config(file["asked"]["settings"], run["seed"]), _BEFORE | run["config"]
+    today, was = contender.config(file["asked"]["settings"], run["seed"]), run["config"]
     if not today.trains:
         return {}
     keeps = today.keep_pool or today.keep_plain or today.contrast
     capped = today.stop != "epochs" and not all(row["converged"] for row in run["rounds"])
+    then = as_recorded(was)
     return {
-        name: (was.get(name), value)
+        name: (then[name] if then[name] or name in was else None, value)
         for name, value in today.to_dict().items()
-        if was.get(name) != value and (name in was or value)
+        if then[name] != value
         if keeps or not name.startswith("keep_")
         if capped or name != "max_visits"
     }
@@ -267,12 +282,15 @@ def record_of(files: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dic
     asked = files[0]["asked"]
     extras: dict[str, Any] = {}
     protocols: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for file in files:
         extras |= file["asked"]["extras"]
+        read |= file["asked"].get("extra_files", {})
         protocols |= file["asked"]["extra_protocols"]
     return {
         **asked,
         "extras": extras,
+        "extra_files": read,
         "extra_protocols": protocols,
         "seeds": sorted({file["run"]["seed"] for file in files}),
         "methods": [{"label": label, "config": configs.get(label, {})} for label in methods],

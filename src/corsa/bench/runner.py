@@ -22,7 +22,7 @@ from typing import Any
 
 from corsa.bench.code.domain import CodeDomain, Measured
 from corsa.bench.code.options import CodeOptions, Programs, open_pool
-from corsa.bench.contenders import Contender
+from corsa.bench.contenders import Contender, as_recorded
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
 from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS, RUN_PROGRAMS
@@ -32,11 +32,11 @@ from corsa.bench.origin import commit, hardware
 from corsa.bench.runs import Runs, collect, replies
 from corsa.bench.schedule import Schedule
 from corsa.bench.tables import report, write_tables
-from corsa.config import Config
+from corsa.config import METHODS, Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
 from corsa.evaluation import REPLY_TOKENS, drift_questions, unusable
-from corsa.files import remove_folder, seal, unseal, write_atomically
+from corsa.files import remove_folder, seal, sha256_file, unseal, write_atomically
 from corsa.floors import agreement_floors
 from corsa.matching import contains
 from corsa.metrics import Number
@@ -236,6 +236,11 @@ class _Work:
             "known_only": b.known_only,
             "neighbours": b.neighbours,
             "extras": dict(b.extras),
+            "extra_files": {
+                name: {"file": Path(file).name, "sha256": sha256_file(Path(file))}
+                for name, file in b.extras.items()
+                if file
+            },
             "extra_protocols": {name: PROTOCOLS.get(name, "") for name in b.extras}
             | ({"programs": self.domain.protocol()} if self.domain else {}),
             "code": {**b.code.to_dict(), "reset": b.reset, "unsafe": b.unsafe},
@@ -536,12 +541,16 @@ def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What must not change between two commands, by the name a user would know."""
     for name in ("rounds", "edits", "known_only", "neighbours", "extras", "code"):
         yield name, record[name]
-    if "settings" in record:  # not noted by earlier versions
-        yield "--set", record["settings"]
+    for name, told in (("settings", "--set"), ("extra_files", "the files of --extras")):
+        if name in record:  # not noted by earlier versions
+            yield told, record[name]
     for name in ("name", "sha256", "from", "to"):
         yield f"dataset {name}", record["dataset"][name]
     for name in ("name", "revision", "sha256"):
         yield f"model {name}", record["model"][name]
     for method in record["methods"]:
-        for name, value in (method["config"] | method["lessons"]).items():
+        config = method["config"]
+        if METHODS[config["method"]]:  # to others a setting that came later means nothing
+            config = as_recorded(config)
+        for name, value in (config | method["lessons"]).items():
             yield f"{method['label']} {name}", value

@@ -144,7 +144,7 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "dataset": record["dataset"],
         "protocol": _protocol([run["protocol"] for run in runs]) | record["extra_protocols"],
-        "interval": f"percentile bootstrap over seeds, {LEVEL:.0%}",
+        "interval": f"percentile bootstrap over seeds, {LEVEL:.0%}; of two or three seeds their range",
         **{name: record[name] for name in ("model", "rounds", "edits")},
         "seeds": seeds,
         "unfinished": [
@@ -154,6 +154,7 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
             if seed not in by_method.get(m["label"], {})
         ],
         **{name: record[name] for name in ("known_only", "neighbours", "extras")},
+        "extra_files": record.get("extra_files", {}),  # earlier versions did not note them
         "left_out": _left_out(record, runs),
         "extra_metrics": sorted({name for run in runs for name in run["extra"]}),
         "draws": {str(run["seed"]): run["draw"] for run in runs},
@@ -344,6 +345,8 @@ def _origin(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"records from {data['from']} to {to}: {data['records']}, of which {data['usable']} usable"
     if "tasks" in data:
         yield f"tasks: {data['tasks']}, of which {data['tasks_usable']} work here in usable updates"
+    for extra, read in document["extra_files"].items():
+        yield f"{extra}: {read['file']}, SHA-256 {read['sha256']}"
     if document["unfinished"]:
         runs = ", ".join(
             f"{run['method']} under seed {run['seed']}" for run in document["unfinished"]

@@ -1,6 +1,7 @@
 """Small files of finished runs, and the page made of them by benchmarks/publish.py."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +238,29 @@ def test_runs_measured_otherwise_share_no_folder(tmp_path, changes, says):
     assert new.parent.name == "apart"
 
 
+def test_a_further_measure_on_another_file_is_another_measure(tmp_path):
+    files = {"wikitext": {"file": "wiki.tokens", "sha256": "1" * 64}}
+    other = {"wikitext": {"file": "wiki.tokens", "sha256": "2" * 64}}
+    results = tmp_path / "results"
+    publish(bench(tmp_path / "a", [run("lora", 0)]), results)  # of a version that did not note it
+    (new,), _ = publish(bench(tmp_path / "b", [run("lora", 1)], extra_files=files), results)
+    assert json.loads(new.read_text("utf-8"))["asked"]["extra_files"] == files
+    with pytest.raises(UsageError, match="the file of wikitext is"):
+        publish(bench(tmp_path / "c", [run("corsa", 1)], extra_files=other), results)
+
+
+def test_the_command_of_code_says_how_programs_were_asked_for(tmp_path):
+    data = record()["dataset"] | {"name": "codeupdatearena", "file": "arena.jsonl"}
+    code = {"samples": 5, "tokens": 220, "reset": True, "unsafe": False}
+    (new,), _ = publish(
+        bench(tmp_path / "b", [run("lora", 0)], dataset=data, code=code), tmp_path / "results"
+    )
+    made = json.loads(new.read_text("utf-8"))["command"]
+    assert "--reset" in made
+    assert "--code samples=5,tokens=220" in made
+    assert "unsafe" not in made
+
+
 def test_what_is_no_bench_folder_or_has_nothing_finished_is_told(tmp_path):
     with pytest.raises(StoreError, match="holds no benchmark"):
         publish(tmp_path, tmp_path / "results")
@@ -296,8 +320,14 @@ def test_the_page_has_both_blocks_their_figures_and_what_is_missing(tmp_path):
         "| lora | 0, 1 | 1.0 min | 0.5 min | 2 threads on 2 cores, Abacus | ffffffffffff+changes |"
         in text
     )
-    assert "--methods 'lora,corsa,no-sam:corsa[sam=false,rank=4]' --rounds 2" in text
-    assert "--seeds 0,1" in text
+    commands = [line for line in text.splitlines() if line.startswith("corsa bench ")]
+    assert [
+        re.search(r"--methods (\S+) .*--seeds (\S+) .*--out (\S+)", each).groups()
+        for each in commands
+    ] == [  # every command makes runs that are there, and no others
+        ("lora", "0,1", "compared-1"),
+        ("'corsa,no-sam:corsa[sam=false,rank=4]'", "0", "compared-2"),
+    ]
     for line in text.splitlines():
         if line.startswith("!["):
             figure = docs / line.split("(")[1].rstrip(")")
