@@ -21,7 +21,8 @@ from corsa.errors import ConfigError
 # Names of `corsa.projection.WEIGHTS`, which cannot be asked without importing torch.
 PROJECTIONS = ("pcgrad", "one-sided", "none")
 
-# Nothing beyond the paper: nothing replayed or kept, no fresh wordings, nothing told apart.
+# Nothing beyond the paper: nothing replayed or kept but what an edit asks to keep, no fresh wordings,
+# nothing told apart.
 _PLAIN: Mapping[str, Any] = {
     "replay": 0,
     "remember": False,
