@@ -76,7 +76,7 @@ def page(results: Path, docs: Path) -> None:
     folders = sorted({path.parent for path in results.glob("*/*-seed*.json")})
     try:
         for folder in folders:
-            parts += section(folder.name, published(folder), docs)
+            parts += section(folder, published(folder), docs)
     except CorsaError as error:
         raise click.ClickException(str(error)) from error
     if not folders:
@@ -85,8 +85,9 @@ def page(results: Path, docs: Path) -> None:
     click.echo(f"{docs / 'results.md'}: {', '.join(folder.name for folder in folders)}")
 
 
-def section(name: str, files: Files, docs: Path) -> Iterator[str]:
-    """All that one folder of small files says."""
+def section(folder: Path, files: Files, docs: Path) -> Iterator[str]:
+    """All that one folder of small files says, and what its notes.md has to say of them."""
+    name, notes = folder.name, folder / "notes.md"
     labels = list(dict.fromkeys(file["run"]["method"] for file in files))
     order = [*MAIN, *labels]
     files = sorted(files, key=lambda file: order.index(file["run"]["method"]))
@@ -97,6 +98,8 @@ def section(name: str, files: Files, docs: Path) -> Iterator[str]:
         yield "**Missing**: " + "; ".join(missing) + "."
     if outdated := [*superseded(files)]:
         yield "**Not with today's settings**: " + "; ".join(outdated) + "."
+    if notes.exists():
+        yield notes.read_text("utf-8").strip()
     yield from block(f"{name}-methods", "Methods", MAIN, files, docs)
     if ablations:
         yield from block(f"{name}-ablations", "Ablations", (WHOLE, *ablations), files, docs)

@@ -306,9 +306,11 @@ def test_the_page_has_both_blocks_their_figures_and_what_is_missing(tmp_path):
     assert (added.returncode, "4 new" in added.stdout) == (0, True), added.stderr
     assert "4 there already" in script("add", folder, "--results", results).stdout
     docs.mkdir()
+    (results / "counterfact" / "notes.md").write_text("Seed 0 was looked at before.\n", "utf-8")
     done = script("page", "--results", results, "--docs", docs)
     assert done.returncode == 0, done.stderr
     text = (docs / "results.md").read_text("utf-8")
+    assert "\n\nSeed 0 was looked at before.\n\n### Methods" in text
     main, ablations = text.split("### Ablations")
     assert "| all edits right | 50.0 % [50.0, 50.0] | 100.0 % |" in main
     assert "corsa (seed 0 only)" in main
