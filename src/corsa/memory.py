@@ -22,10 +22,36 @@ def remembered(kind: str, key: Sequence[Any], compute: Callable[[], Any]) -> Any
     Returns:
         The value as JSON gives it back.
     """
-    path = _path(kind, key)
-    if (known := _read(path)) is not None:
+    if (known := recalled(kind, key)) is not None:
         return known
-    return _write(path, compute())
+    return remember(kind, key, compute())
+
+
+def recalled(kind: str, key: Sequence[Any]) -> Any:
+    """A value from the cache.
+
+    Args:
+        kind: names the folder in the cache.
+        key: all that the value depends on; plain data.
+
+    Returns:
+        The value; `None` if it is not there.
+    """
+    return _read(_path(kind, key))
+
+
+def remember(kind: str, key: Sequence[Any], value: Any) -> Any:
+    """Put a value into the cache.
+
+    Args:
+        kind: names the folder in the cache.
+        key: all that the value depends on; plain data.
+        value: plain data, not `None`.
+
+    Returns:
+        The value as JSON gives it back.
+    """
+    return _write(_path(kind, key), value)
 
 
 def each_remembered(

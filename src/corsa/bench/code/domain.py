@@ -8,6 +8,7 @@ model once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from corsa.bench.code.solutions import (
     outdated,
     question,
 )
-from corsa.bench.code.testing import TEST_SECONDS, WALL_SECONDS
+from corsa.bench.code.testing import TEST_SECONDS, WALL_SECONDS, Cost
 from corsa.bench.datasets import LeftOut, Loaded
 from corsa.bench.draws import shuffled
 from corsa.bench.upstream import rows
@@ -68,11 +69,8 @@ class CodeDomain:
         if not arena.updates:  # before anything is installed for it
             raise _unusable(data, arena.left_out)
         environment = arena_environment(cache_folder(), progress)
-        self.environment = environment.name
         self.programs = Programs(open_pool(environment, unsafe=unsafe), options)
-        checked, faulty = check_references(
-            arena.updates, self.programs.pool, self.environment, progress
-        )
+        checked, faulty = check_references(arena.updates, self.programs.pool, progress)
         # One task at least is taught and one held out.
         self.updates = {update.id: update for update in checked if len(update.tasks) > 1}
         few = [
@@ -107,7 +105,7 @@ class CodeDomain:
             f"{o.samples} programs a task, T {TEMPERATURE}, top-p {TOP_P}, {o.tokens} tokens; "
             f"{o.examples} tasks taught, {o.held_out} held out of each update; {TEST_SECONDS} s of a "
             f"processor and {WALL_SECONDS} s in all a test; {', '.join(ARENA)} and the torch of this "
-            f"Python; environment {self.environment}"
+            f"Python; environment {self.programs.pool.environment}"
         )
 
     # --- What is taught ---------------------------------------------------------------------------
@@ -205,6 +203,7 @@ class CodeDomain:
         Returns:
             Numbers, the matrix and every reply.
         """
+        before = replace(self.programs.pool.cost)
         line, seed = store.ledger.lineage(store.head), int(settings["seed"])
         taught = {
             made.id: list(dict.fromkeys(p.edit.metadata["update"] for p in made.edits()))
@@ -219,7 +218,8 @@ class CodeDomain:
         with store.opened(progress=progress, round=0, **settings) as (_, base_answerer, _):
             path = folder / f"base-seed{seed}.json"
             base = self._kept(path, base_answerer, asked, seed, progress)
-        return Measured(after, base, self.programs)
+        cost = self.programs.pool.cost.since(before)
+        return Measured(after, base, self.programs.options.samples, cost)
 
     def _asked(self, round: int, updates: Sequence[str]) -> Iterator[Asked]:
         for update in map(self.updates.__getitem__, updates):
@@ -258,18 +258,20 @@ class Measured:
     Args:
         after: for every round its tasks.
         base: the base model's.
-        programs: where they were run.
+        samples: programs for each task.
+        cost: of running those that no earlier run had to run.
     """
 
     def __init__(
         self,
         after: Mapping[int, list[dict[str, Any]]],
         base: list[dict[str, Any]],
-        programs: Programs,
+        samples: int,
+        cost: Cost,
     ) -> None:
         self.after, self.base = after, base
-        self._cost = programs.pool.cost
-        self._k = max(k for k in KS if k <= programs.options.samples)
+        self._cost = cost
+        self._k = max(k for k in KS if k <= samples)
 
     def matrix(self) -> list[list[Number]]:
         """UPass@k of round-k tasks under the model after round r, for the largest k.

@@ -84,9 +84,9 @@ def open_pool(environment: Path, *, unsafe: bool) -> Pool:
         SandboxError: if there can be no sandbox and that was not waived.
     """
     if unsafe:
-        return Pool(UnsafeRunner(environment))
+        return Pool(UnsafeRunner(environment), environment.name)
     try:
-        return Pool(Sandbox(environment))
+        return Pool(Sandbox(environment), environment.name)
     except SandboxError as error:
         raise SandboxError(
             f"{error}. Programs that a model wrote may delete files or call out; --unsafe-no-sandbox "

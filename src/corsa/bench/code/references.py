@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from corsa.bench.code.programs import programs
 from corsa.bench.code.records import Task, Update
-from corsa.bench.code.testing import TEST_SECONDS, Pool, Trial, Verdict
+from corsa.bench.code.testing import Pool, Trial, Verdict
 from corsa.bench.datasets import LeftOut
 from corsa.files import sha256_text
-from corsa.memory import remembered
+from corsa.memory import recalled, remember
 from corsa.progress import Progress
 
 
@@ -28,35 +27,39 @@ class Checked(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def check_references(
-    updates: Sequence[Update], pool: Pool, environment: str, progress: Progress
-) -> Checked:
+def check_references(updates: Sequence[Update], pool: Pool, progress: Progress) -> Checked:
     """Run every reference solution with its update and without it; what was found out is kept.
+
+    What was killed or took too long is run again the next time: that may have been a busy machine.
 
     Args:
         updates: all.
         pool: runs them.
-        environment: names what they are run with: libraries and all.
-        progress: told after each update.
+        progress: told after each task.
 
     Returns:
         The updates with their working tasks, maybe none, and the other tasks by name.
     """
-    progress.begin("running the reference solutions", sum(len(u.tasks) for u in updates))
+    tried = [[(t, trial(update, t, t.reference)) for t in update.tasks] for update in updates]
+    conditions = pool.conditions()
+    keys = {one: [*conditions, sha256_text(repr(one))] for tasks in tried for _, one in tasks}
+    faults = {one: recalled("references", key) for one, key in keys.items()}
+    new = [one for one, what in faults.items() if what is None]
+    progress.begin("running the reference solutions", sum(map(len, tried)))
+    progress.advance(sum(map(len, tried)) - len(new))
+
+    def keep(one: Trial, verdict: Verdict) -> None:
+        if verdict.settled:
+            remember("references", keys[one], fault(verdict))
+
+    # All at once: between two updates no core waits for the last of the first one's.
+    faults.update(zip(new, map(fault, pool.check(new, progress, keep)), strict=True))
     checked, left_out = [], []
-    for update in updates:
-        trials = [trial(update, task, task.reference) for task in update.tasks]
-        key = [environment, type(pool.runner).__name__, TEST_SECONDS, sha256_text(repr(trials))]
-        faults = remembered("references", key, partial(_faults, pool, trials))
-        progress.advance(len(trials))
-        found = list(zip(update.tasks, faults, strict=True))
-        checked.append(replace(update, tasks=tuple(task for task, what in found if not what)))
-        left_out += [LeftOut(task.id, what) for task, what in found if what]
+    for update, tasks in zip(updates, tried, strict=True):
+        works = tuple(task for task, one in tasks if not faults[one])
+        checked.append(replace(update, tasks=works))
+        left_out += [LeftOut(task.id, faults[one]) for task, one in tasks if faults[one]]
     return Checked(tuple(checked), tuple(left_out))
-
-
-def _faults(pool: Pool, trials: Sequence[Trial]) -> list[str]:
-    return [fault(verdict) for verdict in pool.check(trials)]
 
 
 def trial(update: Update, task: Task, solution: str) -> Trial:

@@ -6,13 +6,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from corsa.bench.code.programs import heavy_imports
+from corsa.files import sha256_text
 from corsa.progress import Progress, Silent
 from corsa.sandbox import Ended, Limits
 
@@ -24,7 +25,8 @@ TEST_SECONDS = 15
 WALL_SECONDS = 60
 _LIMITS = Limits(seconds=5 * WALL_SECONDS, processor=TEST_SECONDS, processes=16)
 _HARNESS = Path(__file__).with_name("harness.py")
-_PASSED, _TOO_LONG = "passed", "timed out"
+# What the harness says of a program.
+_PASSED, _TOO_LONG, _ENDED_EARLY = "passed", "timed out", "ended early"
 
 
 class Runner(Protocol):
@@ -64,6 +66,8 @@ class Verdict(NamedTuple):
         why: how the sandbox ended.
         seconds: that it ran.
         testing: seconds of these spent in tests.
+        settled: every program that was run came to an end of its own. What was killed or took too long
+            may do better on another day.
     """
 
     new: tuple[bool, ...]
@@ -73,6 +77,7 @@ class Verdict(NamedTuple):
     why: str = "exit"
     seconds: float = 0.0
     testing: float = 0.0
+    settled: bool = True
 
     @property
     def passes(self) -> bool:
@@ -101,6 +106,17 @@ class Cost:
     inside: float = 0.0
     testing: float = 0.0
 
+    def since(self, before: Cost) -> Cost:
+        """What has come to it.
+
+        Args:
+            before: a copy from an earlier time.
+
+        Returns:
+            The difference.
+        """
+        return Cost(**{name: value - asdict(before)[name] for name, value in asdict(self).items()})
+
     @property
     def per_second(self) -> float:
         """Solutions per second of wall time."""
@@ -118,21 +134,44 @@ class Pool:
 
     Attributes:
         runner: where programs run.
+        environment: names what they run with: interpreter and libraries.
         workers: how many at a time.
         cost: of everything tested so far.
     """
 
     runner: Runner
+    environment: str = ""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     cost: Cost = field(default_factory=Cost)
     _known: dict[Trial, Verdict] = field(default_factory=dict)
 
-    def check(self, trials: Sequence[Trial], progress: Progress | None = None) -> list[Verdict]:
+    def conditions(self) -> list[Any]:
+        """All that a settled verdict depends on, beside the programs.
+
+        Returns:
+            Plain data, to name what is kept of verdicts.
+        """
+        harness = sha256_text(_HARNESS.read_text("utf-8"))
+        return [
+            self.environment,
+            type(self.runner).__name__,
+            WALL_SECONDS,
+            asdict(_LIMITS),
+            harness,
+        ]
+
+    def check(
+        self,
+        trials: Sequence[Trial],
+        progress: Progress | None = None,
+        found: Callable[[Trial, Verdict], object] | None = None,
+    ) -> list[Verdict]:
         """Test solutions; equal ones once.
 
         Args:
             trials: the solutions.
             progress: told after each.
+            found: told each verdict as soon as it is there, so that it can be kept.
 
         Returns:
             One verdict each.
@@ -145,7 +184,11 @@ class Pool:
             }
             try:
                 for future in as_completed(futures):
-                    self._known[futures[future]] = future.result()
+                    trial, verdict = futures[future], future.result()
+                    self._known[trial] = verdict
+                    self._count(verdict)  # here and not in the threads: their sums would race
+                    if found is not None:
+                        found(trial, verdict)
                     progress.advance()
             except BaseException:
                 stop.set()
@@ -165,11 +208,12 @@ class Pool:
         ended = self.runner.run(
             _HARNESS.read_text("utf-8"), json.dumps(job).encode(), _LIMITS, stop
         )
-        verdict = _verdict(trial, ended)
+        return _verdict(trial, ended)
+
+    def _count(self, verdict: Verdict) -> None:
         self.cost.solutions += 1
         self.cost.inside += verdict.seconds
         self.cost.testing += verdict.testing
-        return verdict
 
 
 def _verdict(trial: Trial, ended: Ended) -> Verdict:
@@ -197,6 +241,10 @@ def _verdict(trial: Trial, ended: Ended) -> Verdict:
         why=ended.why,
         seconds=ended.seconds,
         testing=testing,
+        settled=ended.why == "exit"
+        and ended.status == 0
+        and bool(results["ready"])
+        and not any(said == _TOO_LONG or said.startswith(_ENDED_EARLY) for said in new + old),
     )
 
 
@@ -209,4 +257,4 @@ def _missing(ended: Ended, results: Mapping[str, list[str]]) -> str:
     if not results["ready"]:
         said = ended.errors.decode(errors="replace").strip().split("\n")[-1]
         return f"could not be run: {said}"
-    return f"ended early (status {ended.status})"
+    return f"{_ENDED_EARLY} (status {ended.status})"

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from corsa.bench.code.programs import heavy_imports, in_force, name_of, programs
 from corsa.bench.code.records import read_arena
 from corsa.bench.code.references import check_references, trial
 from corsa.bench.code.solutions import outdated
-from corsa.bench.code.testing import Pool, Trial, Verdict, _verdict
+from corsa.bench.code.testing import Cost, Pool, Trial, Verdict, _verdict
 from corsa.progress import Silent
 from corsa.sandbox import Ended, Sandbox, UnsafeRunner
 from corsa.sandbox.environment import make_environment
@@ -103,9 +104,9 @@ def test_heavy_libraries_are_found_by_what_is_imported():
 
 
 def test_references_pass_with_their_update_and_fail_without_it(pool):
-    checked = check_references(list(UPDATES.values()), pool, "here", Silent())
+    checked = check_references(list(UPDATES.values()), pool, Silent())
     solutions = pool.cost.solutions
-    assert check_references(list(UPDATES.values()), pool, "here", Silent()) == checked
+    assert check_references(list(UPDATES.values()), pool, Silent()) == checked
     assert pool.cost.solutions == solutions
     assert [update.id for update in checked.updates if update.tasks] == [
         "renamed",
@@ -119,6 +120,92 @@ def test_references_pass_with_their_update_and_fail_without_it(pool):
         "never_fails": "passes without the update, too",
         "never_passes": "1 of 2 tests fail with the update: AssertionError:  (line 17)",
     }
+
+
+class Scripted:
+    """Ends as it is told, one after the other; then all passes with the update and nothing without."""
+
+    def __init__(self, *endings):
+        self.endings, self.runs = list(endings), 0
+
+    def run(self, program, given, limits, stop):
+        self.runs += 1
+        if self.endings:
+            return self.endings.pop(0)
+        groups = json.loads(given)["groups"]
+        lines = [["ready", "passed", 0], *(["new", "passed", 0.25] for _ in groups["new"])]
+        lines += [["old", "AssertionError: ", 0.25]] if groups["old"] else []
+        return Ended("exit", 0, written(*lines), b"", 1.0)
+
+
+def written(*lines):
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+READY, FAILED = ["ready", "passed", 0], ["new", "AssertionError: ", 1]
+
+
+@pytest.mark.parametrize(
+    ("ending", "kept"),
+    [
+        (Ended("time", 137, b"", b"", 300.0), False),
+        (Ended("memory", 137, written(READY), b"", 1.0), False),
+        (Ended("exit", 1, b"", b"bwrap: no more processes", 0.1), False),
+        (Ended("exit", 137, written(READY), b"", 0.1), False),
+        (Ended("exit", 0, written(READY, ["new", "timed out", 60]), b"", 60.0), False),
+        (
+            Ended(
+                "exit", 0, written(READY, FAILED, ["new", "ended early (status 9)", 0]), b"", 1.0
+            ),
+            False,
+        ),
+        (Ended("exit", 0, written(READY, FAILED, FAILED, ["old", "passed", 1]), b"", 1.0), True),
+    ],
+)
+def test_only_what_came_to_its_end_is_remembered_of_references(ending, kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("CORSA_CACHE", str(tmp_path))
+    update = replace(UPDATES["renamed"], tasks=UPDATES["renamed"].tasks[:1])
+    (first,) = check_references([update], Pool(Scripted(ending)), Silent()).updates
+    assert not first.tasks
+    again = Scripted()
+    (second,) = check_references([update], Pool(again), Silent()).updates
+    assert (len(second.tasks), again.runs) == ((0, 0) if kept else (1, 1))
+    third = Scripted(ending)
+    check_references([update], Pool(third), Silent())
+    assert third.runs == 0
+
+
+def test_verdicts_of_other_limits_and_another_harness_are_not_taken_over(monkeypatch, tmp_path):
+    from corsa.bench.code import testing
+    from corsa.sandbox import Limits
+
+    monkeypatch.setenv("CORSA_CACHE", str(tmp_path))
+    other = tmp_path / "harness.py"
+    other.write_text("another", "utf-8")
+    changes = [("_LIMITS", Limits(processor=2)), ("WALL_SECONDS", 1), ("_HARNESS", other)]
+    for name, value in (None, None), *changes:
+        if name:
+            monkeypatch.setattr(testing, name, value)
+        for expected in (1, 0):
+            runner = Scripted()
+            update = replace(UPDATES["renamed"], tasks=UPDATES["renamed"].tasks[:1])
+            check_references([update], Pool(runner), Silent())
+            assert runner.runs == expected, name
+
+
+def test_the_references_of_all_updates_run_side_by_side(monkeypatch, tmp_path):
+    """One task each: a pool that is emptied after every update would have one of them alone."""
+    monkeypatch.setenv("CORSA_CACHE", str(tmp_path))
+    together = threading.Barrier(2)
+
+    class Meeting(Scripted):
+        def run(self, *words):
+            together.wait(30)
+            return super().run(*words)
+
+    updates = [replace(UPDATES[id], tasks=UPDATES[id].tasks[:1]) for id in ("renamed", "argument")]
+    checked = check_references(updates, Pool(Meeting(), workers=2), Silent())
+    assert [len(update.tasks) for update in checked.updates] == [1, 1]
 
 
 WRONG = "def root_0(x):\n    return 7\n"
@@ -249,6 +336,31 @@ def test_equal_solutions_are_run_once_and_the_cost_is_counted(environment):
     assert cost.per_second == pytest.approx(1 / cost.wall)
 
 
+def test_costs_are_added_up_by_one_thread():
+    """`+=` reads and writes: of two threads one may lose what the other added."""
+    by = set()
+
+    class Watched(Cost):
+        def __setattr__(self, name, value):
+            by.add(threading.get_ident())
+            super().__setattr__(name, value)
+
+    pool = Pool(Scripted(), workers=2, cost=Watched())
+    pool.check([Trial((str(n),)) for n in range(4)])
+    assert by == {threading.get_ident()}
+    assert (pool.cost.solutions, pool.cost.inside, pool.cost.testing) == (4, 4.0, 1.0)
+
+
+def test_a_cost_since_then_is_that_of_later_solutions_alone():
+    pool = Pool(Scripted(Ended("time", 137, b"", b"", 300.0)))
+    pool.check([Trial(("slow",))])
+    before = replace(pool.cost)
+    pool.check([Trial(("slow",)), Trial(("quick",))])
+    since = pool.cost.since(before)
+    assert (since.solutions, since.inside, since.overhead) == (1, 1.0, 0.75)
+    assert since.wall < pool.cost.wall
+
+
 def test_ctrl_c_stops_what_runs():
     begun, stopped = threading.Event(), threading.Event()
 
@@ -283,7 +395,7 @@ def test_results_before_a_kill_count_and_the_rest_has_failed():
     ended = Ended("time", 137, (lines + '["new", "pas').encode(), b"", 60.0)
     found = _verdict(Trial(("a", "b", "c"), ("a",)), ended)
     assert found == Verdict(
-        (True, False, False), False, ("killed: time",), "killed: time", "time", 60.0, 1.5
+        (True, False, False), False, ("killed: time",), "killed: time", "time", 60.0, 1.5, False
     )
 
 
