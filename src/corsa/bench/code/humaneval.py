@@ -6,6 +6,7 @@ many as asked for; upstream samples 82 of the 164.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from corsa.memory import remembered
 
 PROTOCOL = (
     f"tasks by the hash of their names; chat template, T {TEMPERATURE}, top-p {TOP_P}, as many samples "
-    "and tokens as the tasks of the arena; run in the sandbox"
+    "and tokens as the tasks of the arena"
 )
 
 
@@ -53,8 +54,11 @@ def humaneval(finished: Finished) -> Numbers:
             finished.config.seed,
             prompts,
         ]
-        before = remembered("humaneval", key, lambda: _scores(finished, finished.before, asked))
-        after = _scores(finished, finished.after, asked)
+        # Replies are remembered and not scores: what passes depends on tests, libraries and limits, too,
+        # and a program that was killed on a busy machine may pass on another day.
+        written = remembered("humaneval", key, lambda: _written(finished, finished.before, prompts))
+        before = _scores(finished, written, asked)
+        after = _scores(finished, _written(finished, finished.after, prompts), asked)
     except KeyError as error:
         raise UsageError(f"{path} is not in HumanEval's layout: there is no {error}") from error
     numbers: Numbers = {}
@@ -66,18 +70,24 @@ def humaneval(finished: Finished) -> Numbers:
     return numbers
 
 
-def _scores(finished: Finished, answerer: Answerer, asked: Sequence[Mapping[str, Any]]) -> Numbers:
+def _written(finished: Finished, answerer: Answerer, prompts: Sequence[str]) -> list[list[str]]:
+    """The replies to every prompt."""
+    assert finished.programs is not None
+    options, progress = finished.programs.options, finished.progress
+    progress.begin("HumanEval: writing programs", len(prompts) * options.samples)
+    sampling = Sampling(TEMPERATURE, TOP_P, finished.config.seed)
+    sampled = answerer.samples(prompts, options.samples, options.tokens, sampling, progress)
+    return [[reply.text for reply in replies] for replies in sampled]
+
+
+def _scores(
+    finished: Finished, written: Sequence[Sequence[str]], asked: Sequence[Mapping[str, Any]]
+) -> Numbers:
     assert finished.programs is not None
     pool, options = finished.programs
-    finished.progress.begin("HumanEval: writing programs", len(asked) * options.samples)
-    sampling = Sampling(TEMPERATURE, TOP_P, finished.config.seed)
-    prompts = [_question(row) for row in asked]
-    sampled = answerer.samples(
-        prompts, options.samples, options.tokens, sampling, finished.progress
-    )
     trials = [
-        Trial((_program(row, program_in(reply.text)),))
-        for row, replies in zip(asked, sampled, strict=True)
+        Trial((_program(row, program_in(reply)),))
+        for row, replies in zip(asked, written, strict=True)
         for reply in replies
     ]
     finished.progress.begin("HumanEval: running programs", len(trials))
@@ -96,5 +106,17 @@ def _question(row: Mapping[str, Any]) -> str:
 def _program(row: Mapping[str, Any], written: str) -> str:
     """The function whole, or its body behind the prompt; then the tests."""
     name, prompt = row["entry_point"], row["prompt"]
-    front = prompt[: prompt.rindex(f"def {name}(")] if f"def {name}(" in written else prompt
+    if f"def {name}(" in written:
+        front = prompt[: prompt.rindex(f"def {name}(")]
+    else:
+        # Of a body outside a code block the first line's indentation was stripped with the reply.
+        front = f"{prompt}    " if _is_python(f"{prompt}    {written}") else prompt
     return f"{front}{written}\n\n{row['test']}\n\ncheck({name})\n"
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
