@@ -94,6 +94,7 @@ def test_who_writes_the_references_has_everything_right_and_who_writes_the_old_c
     assert "upass@5" not in found
     assert document["dataset"]["tasks"] == document["dataset"]["tasks_usable"] == 6
     assert document["protocol"]["programs"].startswith("3 programs a task, T 0.8, top-p 0.7, 24 ")
+    assert "; run in the sandbox, 15 s of a processor" in document["protocol"]["programs"]
     retention = (tmp_path / "out" / "retention.csv").read_text("utf-8").splitlines()
     assert {"lora,0,upass,1,1,1.0", "lora,0,upass,2,1,1.0", "lora,0,upass,2,2,1.0"} <= set(
         retention
@@ -183,8 +184,33 @@ def test_reset_goes_through_the_updates_by_seed(bench, tmp_path, monkeypatch):
         for seed in (0, 1)
     ]
     assert {d["rounds"][0][0]["id"] for d in drawn} == {"renamed", "argument"}
+    page = (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert "each in a run of its own (--reset)" in page
     code, _, err = bench(tmp_path / "two", "--reset", "--rounds", 2, "--edits", 1)
     assert (code, "--rounds 1 --edits 1" in err) == (2, True)
+
+
+def test_without_a_sandbox_programs_run_if_that_is_asked_for_and_it_is_said(
+    bench, tmp_path, monkeypatch
+):
+    """Only references are written here. What two methods write alike is run, and counted, once."""
+    monkeypatch.setattr("corsa.sandbox.shutil.which", lambda *_, **__: None)
+    write_as(monkeypatch, reference, reference)
+    path = tmp_path / "HumanEval.jsonl"
+    path.write_text("", "utf-8")
+    words = ("--rounds", 1, "--edits", 1, "--to", 1, "--extras", f"humaneval={path}")
+    code, text, err = bench(
+        tmp_path / "out", *words, "--unsafe-no-sandbox", "--json", methods="lora,sft+dpo"
+    )
+    assert code == 0, err
+    document = json.loads(text)
+    first, second = (document["methods"][name] for name in ("lora", "sft+dpo"))
+    assert first["upass@1"]["mean"] == second["upass@1"]["mean"] == 1
+    assert first["programs_per_second"]["mean"] > 0
+    assert "programs_per_second" not in second
+    for name in ("programs", "humaneval"):
+        assert "run without a sandbox (--unsafe-no-sandbox)" in document["protocol"][name]
+    assert "without a sandbox" in (tmp_path / "out" / "table.md").read_text("utf-8")
 
 
 def test_an_interrupted_run_asks_no_task_twice(bench, tmp_path, monkeypatch):

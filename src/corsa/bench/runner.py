@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from corsa.bench.code.domain import CodeDomain, Measured
-from corsa.bench.code.options import CodeOptions, Programs, open_pool
+from corsa.bench.code.options import CodeOptions, Programs, open_pool, where
 from corsa.bench.contenders import Contender, as_recorded
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
@@ -241,8 +241,8 @@ class _Work:
                 for name, file in b.extras.items()
                 if file
             },
-            "extra_protocols": {name: PROTOCOLS.get(name, "") for name in b.extras}
-            | ({"programs": self.domain.protocol()} if self.domain else {}),
+            "extra_protocols": {name: _protocol(name, unsafe=b.unsafe) for name in b.extras}
+            | ({"programs": self.domain.protocol(reset=b.reset)} if self.domain else {}),
             "code": {**b.code.to_dict(), "reset": b.reset, "unsafe": b.unsafe},
             "model": {"name": source.name, "revision": source.revision, "sha256": source.sha256},
             "seeds": list(b.seeds),
@@ -510,6 +510,11 @@ def _edits(drawn: Mapping[str, Any]) -> Iterator[Edit]:
 
 def _with_neighbours(edit: Edit, count: int | None) -> Edit:
     return edit if count is None else replace(edit, locality=edit.locality[:count])
+
+
+def _protocol(extra: str, *, unsafe: bool) -> str:
+    said = PROTOCOLS.get(extra, "")
+    return f"{said}; run {where(unsafe=unsafe)}" if extra in RUN_PROGRAMS else said
 
 
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:

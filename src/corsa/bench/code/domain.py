@@ -15,7 +15,7 @@ from typing import Any
 from corsa.answerers import Answerer
 from corsa.bench.code.asking import Asked, ask
 from corsa.bench.code.environments import ARENA, arena_environment
-from corsa.bench.code.options import TEMPERATURE, TOP_P, CodeOptions, Programs, open_pool
+from corsa.bench.code.options import TEMPERATURE, TOP_P, CodeOptions, Programs, open_pool, where
 from corsa.bench.code.passing import KS, averages
 from corsa.bench.code.records import Task, Update, read_arena
 from corsa.bench.code.references import check_references, trial
@@ -69,6 +69,7 @@ class CodeDomain:
         if not arena.updates:  # before anything is installed for it
             raise _unusable(data, arena.left_out)
         environment = arena_environment(cache_folder(), progress)
+        self.unsafe = unsafe
         self.programs = Programs(open_pool(environment, unsafe=unsafe), options)
         checked, faulty = check_references(arena.updates, self.programs.pool, progress)
         # One task at least is taught and one held out.
@@ -94,8 +95,11 @@ class CodeDomain:
         heads = tuple(self.head(update) for update in self.updates.values())
         self.loaded = Loaded(heads, (*arena.left_out, *faulty, *few), source, {})
 
-    def protocol(self) -> str:
+    def protocol(self, *, reset: bool) -> str:
         """How programs were asked for and run, in a line to stand beside the numbers.
+
+        Args:
+            reset: whether a run teaches one update alone.
 
         Returns:
             The line.
@@ -103,9 +107,11 @@ class CodeDomain:
         o = self.programs.options
         return (
             f"{o.samples} programs a task, T {TEMPERATURE}, top-p {TOP_P}, {o.tokens} tokens; "
-            f"{o.examples} tasks taught, {o.held_out} held out of each update; {TEST_SECONDS} s of a "
-            f"processor and {WALL_SECONDS} s in all a test; {', '.join(ARENA)} and the torch of this "
-            f"Python; environment {self.programs.pool.environment}"
+            f"{o.examples} tasks taught, {o.held_out} held out of each update"
+            f"{', each in a run of its own (--reset)' if reset else ''}; run "
+            f"{where(unsafe=self.unsafe)}, {TEST_SECONDS} s of a processor and {WALL_SECONDS} s in all "
+            f"a test; {', '.join(ARENA)} and the torch of this Python; environment "
+            f"{self.programs.pool.environment}"
         )
 
     # --- What is taught ---------------------------------------------------------------------------

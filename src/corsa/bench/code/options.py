@@ -70,6 +70,18 @@ def parse_code(text: str) -> CodeOptions:
     return CodeOptions(**found)
 
 
+def where(*, unsafe: bool) -> str:
+    """Where programs are run, in words to stand beside the numbers.
+
+    Args:
+        unsafe: as for `open_pool`.
+
+    Returns:
+        The words.
+    """
+    return "without a sandbox (--unsafe-no-sandbox)" if unsafe else "in the sandbox"
+
+
 def open_pool(environment: Path, *, unsafe: bool) -> Pool:
     """Where programs are run.
 
