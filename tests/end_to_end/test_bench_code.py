@@ -188,6 +188,9 @@ def test_reset_goes_through_the_updates_by_seed(bench, tmp_path, monkeypatch):
     assert "each in a run of its own (--reset)" in page
     code, _, err = bench(tmp_path / "two", "--reset", "--rounds", 2, "--edits", 1)
     assert (code, "--rounds 1 --edits 1" in err) == (2, True)
+    words = ("--reset", "--rounds", 1, "--edits", 1, "--seeds", "1,2")
+    code, _, err = bench(tmp_path / "three", *words)
+    assert (code, "2 work here, give --seeds from 0 to 1" in err) == (2, True)
 
 
 def test_without_a_sandbox_programs_run_if_that_is_asked_for_and_it_is_said(

@@ -137,10 +137,18 @@ class CodeDomain:
 
         Returns:
             Edits.
+
+        Raises:
+            UsageError: if there is no update of that number.
         """
         if reset:
             order = shuffled(self.loaded.edits, 0)
-            return [order[seed % len(order)]]
+            if not 0 <= seed < len(order):
+                raise UsageError(
+                    f"--reset: seed {seed} is the number of no update: {len(order)} work here, give "
+                    f"--seeds from 0 to {len(order) - 1}"
+                )
+            return [order[seed]]
         order = shuffled(self.loaded.edits, seed)
         first = {self.updates[edit.id].path: edit for edit in reversed(order)}
         return [edit for edit in order if first[self.updates[edit.id].path] is edit]
