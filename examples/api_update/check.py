@@ -8,9 +8,10 @@ python check.py my-store              the base model and the updated one
 import argparse
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-from corsa import CorsaError, Store
+from corsa import CorsaError, Store, UsageError
 from corsa.bench.code.options import open_pool
 from corsa.bench.code.solutions import program_in
 from corsa.bench.code.testing import Pool, Trial
@@ -21,8 +22,19 @@ HERE = Path(__file__).parent
 TASKS = [json.loads(line) for line in (HERE / "tasks.jsonl").read_text("utf-8").splitlines()]
 
 
+def check_numpy(installed: str) -> None:
+    """Refuse a NumPy that still has the old call: what is taught could not be told from it."""
+    major, minor = map(int, installed.split(".")[:2])
+    if (major, minor) < (2, 4):
+        raise UsageError(
+            f"NumPy {installed} is installed, which still has np.trapz: old programs would pass. "
+            "pip install 'numpy>=2.4' (Python 3.11 or later)"
+        )
+
+
 def open_here(cache: Path, *, unsafe: bool = False) -> Pool:
     """Where programs run: with the NumPy that is installed here."""
+    check_numpy(version("numpy"))
     return open_pool(make_environment(cache, taken=["numpy"]), unsafe=unsafe)
 
 

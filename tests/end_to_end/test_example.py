@@ -10,6 +10,7 @@ import pytest
 from calling import script
 from corsa import read_edits
 from corsa.bench.code.solutions import program_in
+from corsa.errors import UsageError
 from corsa.matching import is_verbatim
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "api_update"
@@ -30,6 +31,22 @@ def test_new_calls_pass_and_old_ones_fail(check):
     old = [program.replace("trapezoid", "trapz") for program in new]
     assert all("trapz" in found for found in check.run(pool, old))
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("installed", "new"), [("2.3.5", False), ("2.4.0rc1", True), ("10.0", True)]
+)
+def test_a_numpy_in_which_the_old_call_works_is_refused(
+    check, monkeypatch, tmp_path, installed, new
+):
+    monkeypatch.setattr(check, "version", lambda _: installed)
+    monkeypatch.setattr(check, "make_environment", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(check, "open_pool", lambda *_, **__: "a pool")
+    if new:
+        assert check.open_here(tmp_path) == "a pool"
+    else:
+        with pytest.raises(UsageError, match=r"NumPy 2\.3\.5 .* pip install 'numpy>=2\.4'"):
+            check.open_here(tmp_path)
 
 
 def test_the_edits_teach_what_the_tasks_ask(check):
