@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from corsa.errors import UsageError
-from corsa.matching import normalise
+from corsa.matching import exact, normalise
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Edit:
         keep: prompts whose answers must stay as they are; trained on.
         locality: prompts that the edit must not change, measured only.
         portability: prompts that follow from the edit, measured only.
+        verbatim: whether replies are compared with `target_new` as it is written, case and all; `None`:
+            if it is a code block or has three lines or more.
         metadata: every other column of the user's file, unread except `relation`.
     """
 
@@ -52,6 +54,7 @@ class Edit:
     keep: tuple[str, ...] = ()
     locality: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
+    verbatim: bool | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,17 @@ class Edit:
         if self.subject and isinstance(relation, str) and relation:
             return (by_prompt, ("fact", normalise(self.subject), normalise(relation)))
         return (by_prompt,)
+
+    def is_right(self, reply: str) -> bool:
+        """Whether a reply is the new answer (`matching.exact`).
+
+        Args:
+            reply: the whole of it.
+
+        Returns:
+            Whether it is.
+        """
+        return exact(reply, self.target_new, self.verbatim)
 
     def to_record(self) -> dict[str, Any]:
         """The native record of this edit: what `edits.jsonl` holds.
@@ -90,6 +104,8 @@ class Edit:
         for name in ("locality", "portability"):
             if probes := getattr(self, name):
                 record[name] = [_probe_record(probe) for probe in probes]
+        if self.verbatim is not None:
+            record["verbatim"] = self.verbatim
         return record | dict(self.metadata)
 
     @classmethod

@@ -26,7 +26,7 @@ KL_TOKENS = 16
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt to be measured; the fields are those of `Score`."""
+    """One prompt to be measured; the fields are those of `Score`, and the edit's `verbatim`."""
 
     round: int
     edit_id: str
@@ -35,6 +35,7 @@ class Question:
     answers: tuple[str, ...] = ()
     target_new: str | None = None
     target_old: str | None = None
+    verbatim: bool | None = None
 
 
 def questions_of(planned: PlannedEdit) -> list[Question]:
@@ -51,8 +52,9 @@ def questions_of(planned: PlannedEdit) -> list[Question]:
     asked = [("edit", edit.prompt, new), *(("paraphrase", p, new) for p in edit.paraphrases)]
     asked += [("locality", probe.prompt, probe.answers) for probe in edit.locality]
     asked += [("portability", probe.prompt, probe.answers) for probe in edit.portability]
+    told = (edit.target_new, planned.target_old, edit.verbatim)
     return [
-        Question(planned.round, edit.id, kind, prompt, answers, edit.target_new, planned.target_old)
+        Question(planned.round, edit.id, kind, prompt, answers, *told)
         for kind, prompt, answers in asked
     ]
 
@@ -202,7 +204,9 @@ def _score(
     answers, old, new = question.answers, question.target_old, question.target_new
     elsewhere = question.kind in ("locality", "drift")
     foreign = [new] if question.kind == "locality" else leaking
-    says_old = old is not None and question.kind == "edit" and contains(reply.text, old)
+    # Probes have answers of their own, of which the edit says nothing.
+    how = question.verbatim if question.kind in ("edit", "paraphrase") else None
+    says_old = old is not None and question.kind == "edit" and contains(reply.text, old, how)
     return Score(
         round=question.round,
         edit_id=question.edit_id,
@@ -213,12 +217,14 @@ def _score(
         target_new=new,
         target_old=old,
         answers=answers,
-        exact=_any(exact, reply.text, answers),
-        contains=_any(contains, reply.text, answers),
+        exact=_any(exact, reply.text, answers, how),
+        contains=_any(contains, reply.text, answers, how),
         squad=_any(squad, reply.text, answers),
-        base_contains=_any(contains, before.text, answers),
-        old=says_old and not contains(reply.text, new or "") if question.kind == "edit" else None,
-        base_old=old is not None and contains(before.text, old)
+        base_contains=_any(contains, before.text, answers, how),
+        old=says_old and not contains(reply.text, new or "", how)
+        if question.kind == "edit"
+        else None,
+        base_old=old is not None and contains(before.text, old, how)
         if question.kind == "edit"
         else None,
         leak=leaks(reply.text, before.text, foreign, answers) if elsewhere else None,
@@ -289,8 +295,10 @@ def _add_kl(
         progress.advance()
 
 
-def _any(rule: Callable[[str, str], bool], reply: str, answers: Sequence[str]) -> bool | None:
-    return any(rule(reply, answer) for answer in answers) if answers else None
+def _any(
+    rule: Callable[..., bool], reply: str, answers: Sequence[str], *how: bool | None
+) -> bool | None:
+    return any(rule(reply, answer, *how) for answer in answers) if answers else None
 
 
 def _digits(value: torch.Tensor) -> float:

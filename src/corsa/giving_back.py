@@ -7,7 +7,6 @@ from dataclasses import replace
 from corsa.edits import Edit
 from corsa.errors import StoreError, UsageError
 from corsa.ledger import Ledger
-from corsa.matching import exact
 from corsa.planning import PlannedEdit, active
 from corsa.sentences import first_sentence
 
@@ -34,7 +33,7 @@ def give_back(ledger: Ledger, id: str) -> Edit:
         raise StoreError(f"no edit {id!r} holds under round {ledger.head}: there are {there}")
     planned = holding[id]
     target = _answer_before(planned, history)
-    if not target or exact(target, planned.edit.target_new):
+    if not target or planned.edit.is_right(target):
         raise UsageError(
             f"edit {id!r} changed nothing: before it the model answered {target!r}; leave it as it is"
         )

@@ -2,8 +2,8 @@
 
 `exact` is the headline rule, `contains` stands beside it, `squad` is a third, labelled column: it
 makes "C++" and "C#" equal and is there only to compare with papers that use it. A program (a code
-block, or an answer of three lines and more) is compared verbatim, but for white space at the ends
-of its lines.
+block, an answer of three lines and more, or what its edit says is one) is compared verbatim, but for
+white space at the ends of its lines and around all of it.
 """
 
 from __future__ import annotations
@@ -37,40 +37,55 @@ def strip_answer(text: str) -> str:
     return text
 
 
-def verbatim(text: str) -> str:
-    """NFC; white space at the ends of lines and of the text removed, nothing inside.
+def as_written(text: str) -> str:
+    """NFC; white space at the ends of lines and around the text removed, nothing inside.
+
+    Replies come without the white space around them, so it tells nothing of a target either.
 
     Returns:
-        The text, its indentation and case as they were.
+        The text, its case and the indentation of all but its first line as they were.
     """
-    lines = unicodedata.normalize("NFC", text).strip("\n").split("\n")
-    return "\n".join(line.rstrip() for line in lines).strip("\n")
+    lines = unicodedata.normalize("NFC", text).split("\n")
+    return "\n".join(line.rstrip() for line in lines).strip()
 
 
-def is_verbatim(target: str) -> bool:
+def is_verbatim(target: str, said: bool | None = None) -> bool:
     """Whether an answer is compared as it is written: a code block, or three lines and more.
+
+    Args:
+        target: the answer.
+        said: what its edit says of that; `None`: nothing.
 
     Returns:
         Whether it is a program, or may be.
     """
-    return "```" in target or target.strip().count("\n") >= 2
+    return ("```" in target or target.strip().count("\n") >= 2) if said is None else said
 
 
-def exact(reply: str, target: str) -> bool:
-    """The whole reply is the target, after `strip_answer` on both sides; a program `verbatim`.
+def exact(reply: str, target: str, verbatim: bool | None = None) -> bool:
+    """The whole reply is the target, after `strip_answer` on both sides; a program `as_written`.
+
+    Args:
+        reply: what was answered.
+        target: what is right.
+        verbatim: whether the target is a program; `None`: see `is_verbatim`.
 
     Returns:
         Whether the reply is right.
     """
-    if is_verbatim(target):
-        return verbatim(reply) == verbatim(target)
-    return strip_answer(reply) == strip_answer(target)
+    form = as_written if is_verbatim(target, verbatim) else strip_answer
+    return form(reply) == form(target)
 
 
-def contains(reply: str, target: str) -> bool:
+def contains(reply: str, target: str, verbatim: bool | None = None) -> bool:
     """The target stands in the reply, not inside a longer run of letters or digits.
 
-    A program stands there line by line.
+    A program stands there `as_written`; one that looks like one by itself line by line.
+
+    Args:
+        reply: what was answered.
+        target: what is right.
+        verbatim: whether the target is a program; `None`: see `is_verbatim`.
 
     Returns:
         Whether the reply contains the target.
@@ -81,11 +96,15 @@ def contains(reply: str, target: str) -> bool:
     wanted = strip_answer(target)
     if not wanted:
         raise ValueError(f"an empty target is in every reply: {target!r}")
-    if is_verbatim(target):
-        return f"\n{verbatim(target)}\n" in f"\n{verbatim(reply)}\n"
+    if is_verbatim(target, verbatim):
+        wanted, text = as_written(target), as_written(reply)
+        if is_verbatim(target):
+            return re.search(rf"(?m)^[ \t]*{re.escape(wanted)}$", text) is not None
+    else:
+        text = normalise(reply)
     before = r"(?<![^\W_])" if wanted[0].isalnum() else ""
     after = r"(?![^\W_])" if wanted[-1].isalnum() else ""
-    return re.search(before + re.escape(wanted) + after, normalise(reply)) is not None
+    return re.search(before + re.escape(wanted) + after, text) is not None
 
 
 def squad(reply: str, target: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from corsa.edits import Edit
-from corsa.matching import contains, exact, strip_answer
+from corsa.matching import contains, strip_answer
 
 OldFrom = Literal["given", "elicited", "earlier target", "first round"]
 
@@ -128,7 +128,7 @@ def plan_edit(
         The planned edit.
     """
     earlier = [old for old in active(history) if set(old.edit.keys) & set(edit.keys)]
-    same = [old for old in earlier if exact(old.edit.target_new, edit.target_new)]
+    same = [old for old in earlier if edit.is_right(old.edit.target_new)]
     changed = [old for old in earlier if old not in same]
     prompt = edit.keys[0]
     repeated = [old for old in same if old.edit.keys[0] == prompt]
@@ -150,12 +150,12 @@ def plan_edit(
             edit=replace(edit, target_old=first.edit.target_old),
             old_from="first round",
             already_said=first.already_said,
-            trained=not exact(reply, edit.target_new),
+            trained=not edit.is_right(reply),
             repeats=first.key,
         )
     if edit.target_old is not None:
         return plan
     # A reply that says the new answer already is no y⁻, and neither is an empty one.
-    said = contains(first_words, edit.target_new)
+    said = contains(first_words, edit.target_new, edit.verbatim)
     old = None if said or not strip_answer(first_words) else first_words
     return replace(plan, edit=replace(edit, target_old=old), old_from="elicited", already_said=said)

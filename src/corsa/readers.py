@@ -23,6 +23,7 @@ from corsa.validation import RESERVED, Reading, Row, did_you_mean, edits_from_ro
 __all__ = ["Reading", "edits_from_records", "parse_edits", "read_edits", "write_edits"]
 
 _JSON_CELLS = ("paraphrases", "train_paraphrases", "keep", "locality", "portability")
+_FLAGS = {"true": True, "false": False}
 
 
 def read_edits(path: str | Path) -> Reading:
@@ -250,5 +251,7 @@ def _csv_record(header: Sequence[str], cells: Sequence[str]) -> tuple[Any, list[
             hint = f'found {short(cell)}; write a list as ["first", "second"]'
             problems += [f"the cell `{name}`: {what}; {hint}" for what in wrong]
         elif cell.strip():
-            record[name] = cell
+            # Spreadsheets write TRUE.
+            flag = _FLAGS.get(cell.strip().lower()) if name == "verbatim" else None
+            record[name] = cell if flag is None else flag
     return record, problems

@@ -29,7 +29,7 @@ from corsa.evaluation import (
 )
 from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
 from corsa.ledger import Ledger, Round
-from corsa.matching import exact, is_verbatim
+from corsa.matching import is_verbatim
 from corsa.methods import Incoming, Outcome, Task, method_for, method_of_kind
 from corsa.metrics import mean
 from corsa.models import BaseModel
@@ -394,9 +394,11 @@ class Session:
         """Reliability and generality under a system prompt the edits were not trained under."""
         standing = holding([p for r in line for p in r.edits()])
         prompts = [
-            (q.prompt, q.kind, q.target_new or "") for p in standing for q in questions_of(p)
+            (q.prompt, q.kind, p.edit)
+            for p in standing
+            for q in questions_of(p)
+            if q.kind in ("edit", "paraphrase")
         ]
-        prompts = [entry for entry in prompts if entry[1] in ("edit", "paraphrase")]
         self.progress.begin("asking under a foreign system prompt", len(prompts))
         try:
             length = reply_length(self.model, [q for p in standing for q in questions_of(p)])
@@ -405,7 +407,10 @@ class Session:
             )
         except UsageError:
             return None  # the model's template has no place for one
-        right = [(kind, exact(r.text, t)) for (_, kind, t), r in zip(prompts, replies, strict=True)]
+        right = [
+            (kind, edit.is_right(reply.text))
+            for (_, kind, edit), reply in zip(prompts, replies, strict=True)
+        ]
         return {
             "system": FOREIGN_SYSTEM,
             "reliability": mean(ok for kind, ok in right if kind == "edit"),

@@ -110,10 +110,11 @@ def edit_from_record(record: object, where: str = "edit") -> Edit:
         keep=fields.texts("keep"),
         locality=fields.probes("locality"),
         portability=fields.probes("portability"),
+        verbatim=fields.flag("verbatim"),
         metadata=fields.metadata(),
     )
     new, old = edit.target_new, edit.target_old
-    if new and old and exact(old, new):
+    if new and old and edit.is_right(old):
         same = f"`target_new` {short(new)} equals `target_old` {short(old)}"
         problems.append(f"{same}: there is nothing to edit")
     if problems:
@@ -143,6 +144,14 @@ class _Fields(NamedTuple):
             hint = did_you_mean(name, self.values.keys() - set(FIELDS), alike=0.6)
             self.problems.append(f"`{self.labels.get(name, name)}` is missing{hint}")
         return self.optional(name) or ""
+
+    def flag(self, name: str) -> bool | None:
+        value = self.values.get(name)
+        if value is None or isinstance(value, bool):
+            return value
+        label = self.labels.get(name, name)
+        self.problems.append(f"`{label}` must be true or false, found {_found(value)}")
+        return None
 
     def items(self, name: str) -> list[tuple[str, Any]]:
         label, value = self.labels.get(name, name), self.values.get(name)
@@ -288,7 +297,8 @@ def _text(item: str | Probe) -> str:
 
 
 def _disagree(one: _Placed, other: _Placed) -> bool:
-    return not exact(one.edit.target_new, other.edit.target_new)
+    verbatim = one.edit.verbatim or other.edit.verbatim
+    return not exact(one.edit.target_new, other.edit.target_new, verbatim)
 
 
 def _layout_warnings(rows: Sequence[Row], whole: str) -> Iterator[str]:

@@ -67,6 +67,7 @@ def test_record_holds_every_field():
         keep=("k",),
         locality=(Probe("l1"), Probe("l2", ("x",))),
         portability=(Probe("q", ("x", "y")),),
+        verbatim=False,
         metadata={"relation": "head", "source": {"page": [1, 2]}},
     )
     assert edit.to_record() == {
@@ -80,6 +81,15 @@ def test_record_holds_every_field():
         "keep": ["k"],
         "locality": [{"prompt": "l1"}, {"prompt": "l2", "answer": "x"}],
         "portability": [{"prompt": "q", "answer": ["x", "y"]}],
+        "verbatim": False,
         "relation": "head",
         "source": {"page": [1, 2]},
     }
+
+
+@pytest.mark.parametrize("verbatim", [None, True, False])
+def test_a_record_is_read_back_as_the_same_edit(verbatim):
+    edit = Edit("p", "x = DF", verbatim=verbatim, metadata={"relation": "head"})
+    assert Edit.from_record(edit.to_record()) == edit
+    assert edit.is_right("x = df") is (verbatim is not True)
+    assert edit.is_right("x = DF")

@@ -125,6 +125,24 @@ def test_a_reply_is_right_or_old_or_neither(now, exact, contains, old):
     assert (score.leak, score.agrees, score.kl, score.first_tokens) == (None, None, None, ())
 
 
+def test_an_edit_that_is_compared_verbatim_is_so_in_all_its_wordings_and_in_no_probe():
+    edit = Edit(
+        "p",
+        "DF.add",
+        id="a",
+        target_old="df.add",
+        paraphrases=("p1",),
+        portability=(Probe("q", ("Ann",)),),
+        verbatim=True,
+    )
+    asked = questions_of(PlannedEdit(1, edit, "given", already_said=False))
+    own, worded, probe = scores(
+        asked, {"p": "df.add", "p1": "DF.add", "q": "ann"}, dict.fromkeys(("p", "p1", "q"), "no")
+    )
+    assert (own.exact, own.contains, own.old, own.base_old) == (False, False, True, False)
+    assert (worded.exact, worded.contains, probe.exact) == (True, True, True)
+
+
 def test_without_an_old_answer_nothing_falls_back():
     score = one(edit_question(old=None), "Bob")
     assert (score.old, score.base_old) == (False, False)

@@ -120,6 +120,7 @@ CODE = "```python\ndef f(x):\n    return X\n```"
     [
         (CODE, True),
         (f"\n{CODE}\n\n", True),
+        (f"    {CODE}", True),
         (CODE.replace("(x):", "(x):   "), True),
         (CODE.replace("    return", "  return"), False),
         (CODE.replace("X", "x"), False),
@@ -130,6 +131,35 @@ CODE = "```python\ndef f(x):\n    return X\n```"
 )
 def test_a_program_is_compared_verbatim(reply, right):
     assert exact(reply, CODE) is right
+
+
+def test_an_indented_program_is_right_without_its_first_indentation():
+    """Replies come without the white space around them."""
+    body = "    y = x\n    y += 1\n    return y"
+    assert exact(body.strip(), body)
+    assert exact(body, body)
+    assert not exact(body.strip().replace("    return", "return"), body)
+    assert contains(f"def f(x):\n{body}\n", body)
+    assert contains(body.strip(), body)
+    assert not contains(f"def f(x): {body}", body)
+
+
+def test_a_line_of_a_program_is_compared_as_it_is_written_where_that_is_said():
+    target = "x = df.append(y)"
+    for reply in ("X = df.append(y)", "x  = df.append(y)", "`x = df.append(y)`", f"{target}."):
+        assert exact(reply, target)
+        assert not exact(reply, target, verbatim=True)
+    assert exact(f"  {target}\n", target, verbatim=True)
+    assert contains(f"Write `{target}`.", target, verbatim=True)
+    assert contains("Write X = DF.append(y).", target)
+    assert not contains("Write X = DF.append(y).", target, verbatim=True)
+
+
+def test_many_lines_are_compared_like_a_phrase_where_that_is_said():
+    poem = "Roses\nare\nred."
+    assert not exact("roses are red", poem)
+    assert exact("roses are red", poem, verbatim=False)
+    assert contains("Well: roses are red, they say.", poem, verbatim=False)
 
 
 def test_a_program_stands_in_a_reply_line_by_line():

@@ -37,6 +37,14 @@ def test_a_model_that_says_the_new_answer_has_no_old_one():
     assert planned.trained
 
 
+def test_a_reply_in_another_case_does_not_say_an_answer_that_is_compared_verbatim():
+    edit = Edit("Write it.", "x = df", id="a", verbatim=True)
+    planned = plan(1, edit, reply="x = DF")
+    assert (planned.target_old, planned.already_said) == ("x = DF", False)
+    assert plan(2, edit, [planned], reply="x = DF").trained
+    assert not plan(2, edit, [planned], reply="x = df").trained
+
+
 @pytest.mark.parametrize("reply", ["", ".", '""', '"."'])
 def test_an_empty_reply_is_no_old_answer_and_says_nothing(reply):
     planned = plan(1, Edit("Who leads X?", "Ann"), reply=reply)

@@ -107,6 +107,20 @@ def test_null_and_empty_cells_are_absent():
     assert parse_edits(text, "f.csv").edits == (wanted,)
 
 
+@pytest.mark.parametrize("cell", ["true", "TRUE", " True "])
+def test_what_is_compared_verbatim_may_differ_in_case_alone(cell):
+    old, new = "x = DF.append(y)", "x = df.append(y)"
+    (edit,) = parse_edits(
+        rows("prompt,target_new,target_old,verbatim", f"Add y.,{new},{old},{cell}"), "f.csv"
+    ).edits
+    assert edit.verbatim is True
+    assert edits_from_records([edit]).edits == (edit,)
+    with pytest.raises(BadEditsError, match="nothing to edit"):
+        edit_from_record({"prompt": "Add y.", "target_new": new, "target_old": old})
+    with pytest.raises(BadEditsError, match="two targets for one prompt"):
+        edits_from_records([edit, {"prompt": "Add y.", "target_new": old}])
+
+
 def test_a_long_csv_cell_is_read_and_the_limit_is_left_as_it_was():
     before = csv.field_size_limit()
     long = "x" * (before + 10)
@@ -413,6 +427,18 @@ BAD_FILES = {
         "prompt,target_new,keep\na,b,[NaN]\n",
         "f.csv:2",
         "NaN is not a number",
+    ),
+    "flag cell": (
+        "f.csv",
+        "prompt,target_new,verbatim\na,b,yes\n",
+        "f.csv:2",
+        "`verbatim` must be true or false, found the string 'yes'",
+    ),
+    "flag": (
+        "f.jsonl",
+        GOOD[:-1] + ', "verbatim": 1}',
+        "f.jsonl:1",
+        "`verbatim` must be true or false, found the number 1",
     ),
     "blank cell": ("f.csv", "prompt,target_new\na, \n", "f.csv:2", "`target_new` is missing"),
     "nul": ("f.csv", "prompt,target_new\na,b\0\n", "f.csv:2", "unprintable character U+0000"),
