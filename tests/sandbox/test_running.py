@@ -63,6 +63,17 @@ def test_processes_may_end_while_they_are_looked_at(monkeypatch):
     assert supervision._descendants(os.getpid()) == []
 
 
+def test_only_what_is_still_ours_is_killed(runner, monkeypatch):
+    """Once it has been waited for, its number may be somebody else's."""
+    killed = []
+    for name in ("kill", "killpg"):
+        monkeypatch.setattr(
+            supervision.os, name, lambda pid, _: killed.append(Path(f"/proc/{pid}").stat())
+        )
+    assert runner.run("print('done')").output == b"done\n"
+    assert killed
+
+
 def test_it_can_be_stopped(runner):
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()

@@ -112,7 +112,9 @@ class _Talk:
 
     def going(self) -> bool:
         """It runs: whoever closed its output may still be at work."""
-        return self.process.poll() is None
+        # Not waited for until all are killed: its number, and its group's, stay its own.
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, ended) is None
 
     def exchange(self, seconds: float) -> None:
         """Whatever can be written and read within some time."""
