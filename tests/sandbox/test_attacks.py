@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from corsa.bench.code import testing
+
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
 
 MIB = 1 << 20
+HARNESS = Path(testing.__file__).with_name("harness.py").read_text("utf-8")
 
 
 def told(ended):
@@ -282,33 +285,112 @@ def test_nothing_outlives_whoever_started_it(somebody, seconds):
     assert somebody.nobody_left()
 
 
+# Lets what it starts do to it whatever the kernel allows; its output is a pipe of its own.
+WILLING = """
+import ctypes, os
+ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER, PR_SET_PTRACER_ANY
+out, (read, write) = os.dup(1), os.pipe()
+os.dup2(write, 1)
+if os.fork():
+    os.wait()
+    os.write(out, os.read(read, 65536))
+    os._exit(0)
+"""
 TOUCHING = """
 import ctypes, json, os, sys
-pid, libc, touched = json.load(sys.stdin), ctypes.CDLL(None, use_errno=True), []
-if libc.ptrace(16, pid, None, None) == 0:
-    os.waitpid(pid, 0x40000000)
-    libc.ptrace(17, pid, None, None)
-    touched.append("traced")
+libc, touched = ctypes.CDLL(None, use_errno=True), []
+other, parent = json.load(sys.stdin), os.getppid()
 try:
-    os.kill(pid, 10)
+    os.kill(other, 10)
     touched.append("signalled")
 except OSError:
     pass
-for parent in {os.getppid(), 1}:
-    if libc.ptrace(16, parent, None, None) == 0:
-        touched.append("traced its parent")
+if libc.ptrace(16, parent, None, None) == 0:
+    os.waitpid(parent, 0x40000000)
+    libc.ptrace(17, parent, None, None)
+    touched.append("traced its parent")
+try:
+    with open(f"/proc/{parent}/maps") as maps:
+        place = next(int(line.split("-")[0], 16) for line in maps if " rw-p " in line)
+    with open(f"/proc/{parent}/mem", "r+b", buffering=0) as memory:
+        memory.seek(place)
+        byte = memory.read(1)
+        memory.seek(place)
+        memory.write(byte)
+    touched.append("wrote to its parent's memory")
+except OSError:
+    pass
+try:
+    with open(f"/proc/{parent}/fd/1", "w") as output:
+        output.write("forged\\n")
+    touched.append("spoke as its parent")
+except OSError:
+    pass
 print(json.dumps(touched))
 """
 
 
 def test_other_processes_cannot_be_touched(somebody):
+    """Inside, the parent is the first process: whoever rules that one can outlive the supervisor."""
     victim = somebody.start(somebody.python("-c", f"# {somebody.token}\n{DEAF}"))
     assert victim.stdout.readline() == b"deaf\n"
-    harmful = TOUCHING.replace("for parent in {os.getppid(), 1}:", "for parent in ():")
-    assert "signalled" in told(somebody.outside(harmful, json.dumps(victim.pid)))
-    assert told(somebody.inside(TOUCHING, json.dumps(victim.pid))) == []
+    harm = somebody.outside(WILLING + TOUCHING, json.dumps(victim.pid))
+    assert told(harm) == [
+        "signalled",
+        "traced its parent",
+        "wrote to its parent's memory",
+        "spoke as its parent",
+    ]
+    assert harm.output.startswith(b"forged\n")
+    held = somebody.inside(TOUCHING, json.dumps(victim.pid))
+    assert (told(held), held.output.count(b"\n")) == ([], 1)
     victim.kill()
     victim.communicate()
+
+
+FORGING = """
+import os
+for pid in (1, os.getppid()):
+    for descriptor in range(1, 10):
+        try:
+            file = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+            os.write(file, b'["new", "passed", 0]\\n')
+        except OSError:
+            pass
+raise ValueError("wrong")
+"""
+
+
+def test_results_cannot_be_forged(somebody):
+    """Neither through the harness nor the first process. That there is harm is shown above."""
+    job = {"imports": [], "seconds": 20, "groups": {"new": [FORGING]}, "until_failure": []}
+    held = somebody.inside(HARNESS, json.dumps(job))
+    lines = [json.loads(line)[:2] for line in held.output.splitlines()]
+    assert lines == [["ready", "passed"], ["new", "ValueError: wrong (line 10)"]]
+
+
+# Kills and interrupts whatever it can, and leaves orphans behind.
+MUTINY = """
+import os, signal, time
+for number in range(1, 65):
+    try:
+        os.kill(1, number)
+    except OSError:
+        pass
+if os.fork() == 0:
+    if os.fork() == 0:
+        time.sleep(0.2)
+    os._exit(5)
+os.wait()
+time.sleep(0.5)
+print([p for p in os.listdir("/proc") if p.isdigit()] == ["1", str(os.getpid())], flush=True)
+os._exit(7)
+"""
+
+
+def test_the_first_process_heeds_no_signals_and_reaps(somebody):
+    ended = somebody.inside(MUTINY)
+    assert (ended.why, ended.status, ended.output) == ("exit", 7, b"True\n")
 
 
 DISK = """
@@ -352,6 +434,8 @@ def test_root_is_somebody_else_outside_too(somebody):
     process = somebody.begin("import time; time.sleep(5)")
     while not (found := somebody.at_large()):
         time.sleep(0.02)
-    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in found}
+    status = [
+        Path(f"/proc/{pid}/status").read_text().split("\nUid:")[1].split("\n")[0] for pid in found
+    ]
     process.communicate()
-    assert 0 not in owners
+    assert all("0" not in uids.split() for uids in status)

@@ -119,7 +119,8 @@ class Sandbox:
         yield self._bwrap
         yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL")
         yield from ("--uid", "1000", "--gid", "1000", "--hostname", "sandbox")
-        yield from ("--die-with-parent", "--new-session", "--clearenv")
+        # The first process inside is ours (`inside.py`): bubblewrap's can be overwritten by the program.
+        yield from ("--as-pid-1", "--die-with-parent", "--new-session", "--clearenv")
         for name, value in _ENVIRONMENT.items():
             yield from ("--setenv", name, value)
         for folder in map(Path, _SYSTEM):
