@@ -393,6 +393,24 @@ def test_the_first_process_heeds_no_signals_and_reaps(somebody):
     assert (ended.why, ended.status, ended.output) == ("exit", 7, b"True\n")
 
 
+FILES = """
+import json, os, sys, time
+many, seconds = json.load(sys.stdin)
+for number in range(many):
+    os.close(os.open("x" * 230 + str(number), os.O_CREAT | os.O_WRONLY))
+print(json.dumps(number + 1), flush=True)
+time.sleep(seconds)
+"""
+
+
+def test_files_that_take_no_space_are_counted(somebody):
+    """Empty ones with long names: a kilobyte and a half of the kernel's memory each, and no block."""
+    assert told(somebody.outside(FILES, "[10000, 0]")) == 10_000
+    assert told(somebody.inside(FILES, "[500, 1]", files=1000)) == 500
+    assert somebody.inside(FILES, "[10000, 10]", files=1000).why == "memory"
+    assert somebody.nobody_left()
+
+
 DISK = """
 import json, os
 written = 0

@@ -116,6 +116,13 @@ def test_a_bubblewrap_that_fails_is_quoted(environment, place, monkeypatch):
         Sandbox(environment)
 
 
+@pytest.mark.sandbox
+def test_a_sandbox_whose_files_cannot_be_counted_is_refused(environment, monkeypatch):
+    monkeypatch.setattr(supervision, "_children", lambda _: iter(()))
+    with pytest.raises(SandboxError, match="cannot be looked at"):
+        Sandbox(environment)
+
+
 def test_a_machine_without_known_calls_has_no_filter():
     assert forbidden_calls("vax") is None
     assert len(forbidden_calls("aarch64")) == len(forbidden_calls("x86_64")) == 8 * (19 + 7)

@@ -31,11 +31,12 @@ from corsa.sandbox.supervision import supervise
 _UIDS = itertools.cycle(range(65520, 65534))
 _INSIDE = Path(__file__).with_name("inside.py")
 _INTERPRETER = "/env/bin/python"
+_FOLDER = "/tmp"
 # Shared libraries and the loader; a link of the system's own stays one.
 _SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
 # One thread each: a pool of programs keeps the cores busy, and threads count as processes.
 _ENVIRONMENT = {
-    "HOME": "/tmp",
+    "HOME": _FOLDER,
     "LANG": "C.UTF-8",
     "PATH": "/env/bin",
     "LD_LIBRARY_PATH": "/env/lib",
@@ -112,7 +113,14 @@ class Sandbox:
             command = [*self._command(limits, filter), *_interpreted(_INTERPRETER, program, limits)]
             # An empty environment already for bubblewrap: a program can read its parent's.
             return supervise(
-                command, given, limits, environment={}, user=user, files=[filter], stop=stop
+                command,
+                given,
+                limits,
+                environment={},
+                user=user,
+                inherited=[filter],
+                folder=_FOLDER,
+                stop=stop,
             )
 
     def _command(self, limits: Limits, filter: int) -> Iterator[str]:
@@ -132,7 +140,7 @@ class Sandbox:
         yield from ("--ro-bind-try", "/etc/alternatives", "/etc/alternatives")
         yield from ("--ro-bind", str(self.environment), "/env")
         yield from ("--proc", "/proc", "--dev", "/dev")
-        yield from ("--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp")
+        yield from ("--size", str(limits.disk), "--tmpfs", _FOLDER, "--chdir", _FOLDER)
         # Both are file systems in memory of no limited size, and would be the program's own.
         yield from ("--remount-ro", "/dev", "--remount-ro", "/")
         yield from ("--seccomp", str(filter), "--")

@@ -20,6 +20,8 @@ class Limits:
             bind this without a cgroup, so it is looked at twenty times a second.
         processes: processes and threads at a time.
         disk: bytes of its only writable folder, which is in memory; no file can be larger.
+        files: files, folders and links in it. Each takes memory of the kernel's, an empty one too; they
+            are looked at like `resident`, and not counted without a sandbox.
         output: bytes it may write to standard output, and to standard error.
     """
 
@@ -29,6 +31,7 @@ class Limits:
     resident: int = 1536 * _MIB
     processes: int = 32
     disk: int = 64 * _MIB
+    files: int = 10_000
     output: int = _MIB
 
     def for_each_process(self) -> dict[str, int]:

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from corsa.errors import SandboxError
 from corsa.sandbox.limits import Ended, Limits, Why
 
-# Seconds between two looks at the memory of all processes.
+# Seconds between two looks at the memory of all processes, and at their files.
 _LOOK = 0.05
 _READ = 1 << 16
 
@@ -27,7 +28,8 @@ def supervise(
     *,
     environment: Mapping[str, str],
     user: int | None = None,
-    files: Sequence[int] = (),
+    inherited: Sequence[int] = (),
+    folder: str | None = None,
     stop: threading.Event | None = None,
 ) -> Ended:
     """Run a command until it ends or takes too much; then nothing of it is left.
@@ -35,14 +37,18 @@ def supervise(
     Args:
         command: what to run; it writes one byte first and is given one, then its input (`inside.py`).
         given: its standard input.
-        limits: what is held from here: time, resident memory, output.
+        limits: what is held from here: time, resident memory, files, output.
         environment: all of its environment.
         user: the uid and gid to take before anything else; `None`: one's own.
-        files: descriptors that it inherits.
+        inherited: descriptors.
+        folder: whose files are counted, as the first process that the command starts sees it.
         stop: ends it when set.
 
     Returns:
         How it ended.
+
+    Raises:
+        SandboxError: if the folder cannot be looked at.
     """
     start = time.monotonic()
     identity: dict[str, Any] = {}
@@ -55,21 +61,26 @@ def supervise(
         stderr=subprocess.PIPE,
         env=dict(environment),
         cwd="/",
-        pass_fds=files,
+        pass_fds=inherited,
         start_new_session=True,
         **identity,
     )
     talk = _Talk(process, given, limits.output)
     why: Why = "exit"
+    filled: int | None = None
     try:
         while talk.going():
             talk.exchange(_LOOK)
-            if reason := _too_much(process.pid, talk, limits, start, stop):
+            if folder is not None and filled is None and talk.greeted:
+                filled = _open_inside(process.pid, folder)
+            if reason := _too_much(process.pid, filled, talk, limits, start, stop):
                 why = reason
                 break
     finally:
         _kill(process)
         talk.finish()
+        if filled is not None:
+            os.close(filled)
     return Ended(
         why,
         _as_in_a_shell(process.returncode),
@@ -80,7 +91,12 @@ def supervise(
 
 
 def _too_much(
-    pid: int, talk: _Talk, limits: Limits, start: float, stop: threading.Event | None
+    pid: int,
+    folder: int | None,
+    talk: _Talk,
+    limits: Limits,
+    start: float,
+    stop: threading.Event | None,
 ) -> Why | None:
     if stop is not None and stop.is_set():
         return "stopped"
@@ -88,7 +104,24 @@ def _too_much(
         return "time"
     if talk.overflowing:
         return "output"
-    return "memory" if _resident(pid) > limits.resident else None
+    if _resident(pid) > limits.resident or (folder is not None and _files(folder) > limits.files):
+        return "memory"
+    return None
+
+
+def _open_inside(pid: int, folder: str) -> int:
+    """A folder of a sandbox that greeted: it was not answered yet, so nobody untrusted is there."""
+    try:
+        (first,) = _children(pid)
+        return os.open(f"/proc/{first}/root{folder}", os.O_PATH | os.O_DIRECTORY)
+    except (OSError, ValueError) as error:
+        raise SandboxError(f"the sandbox's folder cannot be looked at: {error}") from None
+
+
+def _files(folder: int) -> int:
+    """How many are in a file system in memory, counted as the kernel does: every name of one."""
+    seen = os.statvfs(folder)
+    return seen.f_files - seen.f_ffree
 
 
 class _Talk:
@@ -100,9 +133,8 @@ class _Talk:
         assert process.stderr is not None
         self.process = process
         self.read = (bytearray(), bytearray())
-        self.overflowing = False
+        self.overflowing = self.greeted = False
         self._given, self._most = memoryview(b"!" + given), most
-        self._greeted = False
         self._streams: tuple[IO[bytes], ...] = (process.stdin, process.stdout, process.stderr)
         self._selector = selectors.DefaultSelector()
         for stream in self._streams:
@@ -147,8 +179,8 @@ class _Talk:
             return
         if not found:
             self._selector.unregister(stream)
-        if place == 1 and found and not self._greeted:
-            self._greeted, found = True, found[1:]
+        if place == 1 and found and not self.greeted:
+            self.greeted, found = True, found[1:]
             self._selector.register(self._streams[0], selectors.EVENT_WRITE)
         read += found[: self._most - len(read)]
         self.overflowing |= len(found) > 0 and len(read) >= self._most
