@@ -122,6 +122,30 @@ def test_memory_that_no_limit_counts_and_namespaces_of_its_own_are_refused(someb
     assert told(somebody.inside(HIDDEN)) == []
 
 
+BUFFERS = """
+import json, socket
+held, sent = [], 0
+try:
+    for _ in range(20):
+        held += socket.socketpair()
+        held[-1].setblocking(False)
+        try:
+            while True:
+                sent += held[-1].send(bytes(1 << 14))
+        except BlockingIOError:
+            pass
+except PermissionError:
+    pass
+print(json.dumps(sent))
+"""
+
+
+def test_sockets_hold_nothing(somebody):
+    """What is sent and not read is the kernel's to keep: up to 8 MiB a socket, on some machines."""
+    assert told(somebody.outside(BUFFERS)) > MIB
+    assert told(somebody.inside(BUFFERS)) == 0
+
+
 OUTPUT = """
 import sys
 for _ in range(64):

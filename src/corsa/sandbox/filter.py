@@ -1,8 +1,8 @@
 """System calls that a program in the sandbox has no business with, as a filter for the kernel.
 
 Most of them are ways to hold memory that no limit of ours counts (anonymous files, segments of System
-V), or to touch other processes; the others are where the kernel's own faults tend to be.
-Each gives EPERM.
+V, buffers of sockets, which lead nowhere anyway), or to touch other processes; the others are where the
+kernel's own faults tend to be. Each gives EPERM.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _MACHINES: Mapping[str, tuple[int, Mapping[str, int]]] = {
         0xC000003E,
         {
             "shmget": 29,
+            "socket": 41,
+            "socketpair": 53,
             "semget": 64,
             "msgget": 68,
             "ptrace": 101,
@@ -47,6 +49,8 @@ _MACHINES: Mapping[str, tuple[int, Mapping[str, int]]] = {
             "msgget": 186,
             "semget": 190,
             "shmget": 194,
+            "socket": 198,
+            "socketpair": 199,
             "add_key": 217,
             "request_key": 218,
             "keyctl": 219,
