@@ -1,5 +1,6 @@
 """Running programs: what comes back, how it ends, and what is said where it cannot be done."""
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -187,6 +188,8 @@ def test_modules_are_taken_over_as_they_are(place):
     folder = make_environment(place / "taken", taken=["filelock"])
     ended = UnsafeRunner(folder).run("import filelock; print(filelock.__file__)")
     assert ended.output.decode().strip() == str(folder / "packages" / "filelock" / "__init__.py")
+    content = json.loads((folder / "content.json").read_text("utf-8"))
+    assert content["installed"] == {"filelock": importlib.metadata.version("filelock")}
 
 
 def test_what_is_imported_is_compiled_already(environment):

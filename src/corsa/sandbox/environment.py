@@ -1,9 +1,10 @@
-"""An interpreter with its packages in one folder of its own, made once and named by what is in it.
+"""An interpreter with its packages in one folder of its own, made once and named by what was asked for.
 
 The sandbox shows a program this folder and the system's shared libraries, nothing else. It is a copy
 of the interpreter that runs corsa (hard links where that is possible), since that one may lie in a home
-folder, and nothing of a home may be seen. Packages are installed by pip at pinned versions; one that is
-large and already here (torch) may be taken over instead.
+folder, and nothing of a home may be seen. Packages are installed by pip at the versions asked for; what
+they need in turn is of the version that pip finds that day, and `content.json` in the folder says which.
+One that is large and already here (torch) may be taken over instead.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def make_environment(
 
     Args:
         cache: the folder for all environments.
-        packages: requirements for pip, pinned.
+        packages: requirements for pip, with their versions where these matter.
         taken: modules that are taken over from the running interpreter as they are installed.
         progress: told what goes on.
 
@@ -49,7 +50,7 @@ def make_environment(
         SandboxError: if a package cannot be installed or is not here.
     """
     progress = progress or Silent()
-    content = {
+    content: dict[str, object] = {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "prefix": sys.base_prefix,
@@ -75,6 +76,7 @@ def make_environment(
             for module in taken:
                 _take(module, beside / "packages")
             _compile(beside)
+            content["installed"] = _installed(beside / "packages")
             (beside / "content.json").write_text(canonical_json(content), "utf-8")
             _open_to_all(beside)
             beside.rename(folder)
@@ -101,6 +103,12 @@ def _version(module: str) -> str:
         return importlib.metadata.version(module)
     except importlib.metadata.PackageNotFoundError:
         raise SandboxError(f"{module} is not installed here: pip install {module}") from None
+
+
+def _installed(folder: Path) -> dict[str, str]:
+    """Names and versions of distributions."""
+    found = importlib.metadata.distributions(path=[str(folder)])
+    return {each.metadata["Name"]: each.version for each in found}
 
 
 def _interpreter(folder: Path) -> None:
