@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from corsa import sandbox
 from corsa.bench.code.programs import heavy_imports
 from corsa.files import sha256_text
 from corsa.progress import Progress, Silent
@@ -25,6 +26,7 @@ TEST_SECONDS = 15
 WALL_SECONDS = 60
 _LIMITS = Limits(seconds=5 * WALL_SECONDS, processor=TEST_SECONDS, processes=16)
 _HARNESS = Path(__file__).with_name("harness.py")
+_SANDBOX = Path(sandbox.__file__).parent
 # What the harness says of a program.
 _PASSED, _TOO_LONG, _ENDED_EARLY = "passed", "timed out", "ended early"
 
@@ -151,13 +153,14 @@ class Pool:
         Returns:
             Plain data, to name what is kept of verdicts.
         """
-        harness = sha256_text(_HARNESS.read_text("utf-8"))
+        rooms = [_HARNESS, *sorted(_SANDBOX.glob("*.py"))]
+        code = sha256_text("".join(room.read_text("utf-8") for room in rooms))
         return [
             self.environment,
             type(self.runner).__name__,
             WALL_SECONDS,
             asdict(_LIMITS),
-            harness,
+            code,
         ]
 
     def check(

@@ -175,7 +175,7 @@ def test_only_what_came_to_its_end_is_remembered_of_references(ending, kept, mon
     assert third.runs == 0
 
 
-def test_verdicts_of_other_limits_and_another_harness_are_not_taken_over(monkeypatch, tmp_path):
+def test_verdicts_of_other_limits_harness_or_sandbox_are_not_taken_over(monkeypatch, tmp_path):
     from corsa.bench.code import testing
     from corsa.sandbox import Limits
 
@@ -183,6 +183,7 @@ def test_verdicts_of_other_limits_and_another_harness_are_not_taken_over(monkeyp
     other = tmp_path / "harness.py"
     other.write_text("another", "utf-8")
     changes = [("_LIMITS", Limits(processor=2)), ("WALL_SECONDS", 1), ("_HARNESS", other)]
+    changes.append(("_SANDBOX", tmp_path))
     for name, value in (None, None), *changes:
         if name:
             monkeypatch.setattr(testing, name, value)
