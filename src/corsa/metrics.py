@@ -169,7 +169,13 @@ def locality(scores: Sequence[Score], floor: Number) -> dict[str, Number]:
     }
 
 
-def leaks(reply: str, before: str, targets: Iterable[str | None], answers: Sequence[str]) -> bool:
+def leaks(
+    reply: str,
+    before: str,
+    targets: Iterable[str | None],
+    answers: Sequence[str],
+    found: Callable[[str, str], bool] = contains,
+) -> bool:
     """Whether a new answer turns up where it does not belong.
 
     Args:
@@ -177,13 +183,14 @@ def leaks(reply: str, before: str, targets: Iterable[str | None], answers: Seque
         before: the base model's.
         targets: new answers.
         answers: what would be right.
+        found: rule by which a target is looked for in the reply.
 
     Returns:
-        Whether one of the targets stands in the reply, is no right answer and not in the base's reply.
+        Whether one of the targets is found in the reply, is no right answer and not in the base's reply.
     """
     return any(
         target is not None
-        and contains(reply, target)
+        and found(reply, target)
         and not contains(before, target)
         and not any(exact(target, answer) for answer in answers)
         for target in targets
@@ -191,7 +198,10 @@ def leaks(reply: str, before: str, targets: Iterable[str | None], answers: Seque
 
 
 def leak_any(scores: Sequence[Score]) -> Number:
-    """`leak`, with the new answer of any edit: a habit of answering does not stay with one prompt.
+    """`leak`, and replies that are the new answer of another edit: a habit is not bound to one prompt.
+
+    Of other edits the whole reply must be the answer. In long replies some target or other, "actor" or
+    "Italian", stands by chance, nearly as often as targets that were never taught (docs/log.md).
 
     Args:
         scores: of all edits that hold and of the probes that are to be looked at.
@@ -201,7 +211,9 @@ def leak_any(scores: Sequence[Score]) -> Number:
     """
     targets = {score.target_new for score in of_kind(scores, "edit")}
     probes = of_kind(scores, "locality") or of_kind(scores, "drift")
-    return mean(leaks(p.reply, p.base_reply, targets, p.answers) for p in probes)
+    return mean(
+        bool(p.leak) or leaks(p.reply, p.base_reply, targets, p.answers, exact) for p in probes
+    )
 
 
 def margins(scores: Sequence[Score]) -> dict[str, Number]:

@@ -256,16 +256,18 @@ def test_any_edits_new_answer_may_leak_into_a_probe():
     near = [
         replace(score("a", "locality", **fields), **asked, reply=reply)
         for reply, fields in [
-            ("It is Cid.", {}),
-            ("It is Ann.", {}),
-            ("It is Bob.", {}),  # another edit's
-            ("It is Bob.", {"answers": ("Bob",)}),  # and right here
+            ("It is Cid.", {"leak": False}),
+            ("It is Ann.", {"leak": True}),
+            ("Bob.", {"leak": False}),  # another edit's
+            ("Bob.", {"leak": False, "answers": ("Bob",)}),  # and right here
+            ("He knows Bob.", {"leak": False}),  # by chance, perhaps
+            ("Cid", {"leak": False}),
         ]
     ]
-    assert leak_any([*edits, *near]) == 0.5
-    assert leak_any([*edits[:1], *near]) == 0.25
+    assert leak_any([*edits, *near]) == pytest.approx(2 / 6, abs=1e-6)
+    assert leak_any([*edits[:1], *near]) == pytest.approx(1 / 6, abs=1e-6)
     drift = replace(score("q", "drift", round=0), base_reply="no", reply="Bob")
-    assert leak_any([*edits, *near, drift]) == 0.5
+    assert leak_any([*edits, *near, drift]) == pytest.approx(2 / 6, abs=1e-6)
     assert leak_any([*edits, drift]) == 1.0
     assert leak_any(edits) is None
 

@@ -48,7 +48,7 @@ ROWS = (
     Row("library.paraphrases", "… paraphrases worded as in the library", share=False),
     Row("retention.generality.forgetting", "forgetting of paraphrases"),
     Row("leak", "leak"),
-    Row("leak_any", "… of the new answer of any edit"),
+    Row("leak_any", "… or the reply is another edit's new answer"),
     Row("unseen.leak", "… neighbours that name no packaged subject"),
     Row("library.neighbours", "… neighbours that name one", share=False),
     Row("agreement", "agreement with the base"),
