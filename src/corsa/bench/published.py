@@ -23,8 +23,7 @@ _ALIKE = ("dataset", "rounds", "edits", "known_only", "neighbours", "model")
 # What of a run's protocol may differ: it follows the draw, or is said beside the numbers.
 _MAY_DIFFER = ("max_new_tokens", "versions")
 _ASKED = (*_ALIKE, "extras", "extra_files", "extra_protocols", "settings")
-
-
+# What `--code` does not say.
 _OF_CODE = {"reset": "--reset", "unsafe": "--unsafe-no-sandbox"}
 
 

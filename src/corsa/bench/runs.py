@@ -54,7 +54,6 @@ def collect(
     final = {
         **headlines(numbers),
         "newest.reliability": last[-1],
-        "leak_any": leak_any(scores),  # stores of earlier versions do not say it
         "earlier.lowest": min((v for v in last[:-1] if v is not None), default=None),
         **flat(numbers),
         **overlap(scores, edits),
