@@ -10,7 +10,7 @@ that were measured otherwise (rounds, edits, records, model) go into a folder of
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -32,9 +32,29 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 AGAIN = "python benchmarks/publish.py page"
 
-# The first of each block is what its others are tested against.
+
+class Block(NamedTuple):
+    """A table of a section; the first of its methods is what the others are tested against."""
+
+    name: str
+    heading: str
+    labels: Sequence[str]
+
+
 MAIN = ("lora", "sft+dpo", "sam", "paper", "corsa", "in-context", "retrieval")
-# Ablations are everything else, beside the whole method.
+# What is to be there of a folder, by its name; a folder that is not named here has what it has.
+PLANNED = {
+    "counterfact": (
+        Block("methods", "Methods", MAIN),
+        Block("epochs", "The paper's settings and LoRA, ten epochs each", ("lora-epochs", "paper")),
+        Block(
+            "converged",
+            "The paper's settings and LoRA, both until they converge",
+            ("lora", "paper-converged"),
+        ),
+    )
+}
+# What is beside it: parts of the whole method.
 WHOLE = "corsa"
 
 Files = Sequence[Mapping[str, Any]]
@@ -89,10 +109,11 @@ def section(folder: Path, files: Files, docs: Path) -> Iterator[str]:
     """All that one folder of small files says, and what its notes.md has to say of them."""
     name, notes = folder.name, folder / "notes.md"
     labels = list(dict.fromkeys(file["run"]["method"] for file in files))
-    order = [*MAIN, *labels]
+    order = list(dict.fromkeys([*MAIN, *labels]))
     files = sorted(files, key=lambda file: order.index(file["run"]["method"]))
-    ablations = [label for label in labels if label not in MAIN]
-    whole = report(record_of(files, [*MAIN, *ablations]), runs_of(files))
+    blocks = list(planned(name, sorted(labels, key=order.index)))
+    every = list(dict.fromkeys(label for block in blocks for label in block.labels))
+    whole = report(record_of(files, every), runs_of(files))
     yield f"## {title(whole)}"
     if missing := [*lacking(whole)]:
         yield "**Missing**: " + "; ".join(missing) + "."
@@ -100,9 +121,8 @@ def section(folder: Path, files: Files, docs: Path) -> Iterator[str]:
         yield "**Not with today's settings**: " + "; ".join(outdated) + "."
     if notes.exists():
         yield notes.read_text("utf-8").strip()
-    yield from block(f"{name}-methods", "Methods", MAIN, files, docs)
-    if ablations:
-        yield from block(f"{name}-ablations", "Ablations", (WHOLE, *ablations), files, docs)
+    for block in blocks:
+        yield from table(block, files, docs / "results" / f"{name}-{block.name}")
     yield "### Time and hardware"
     yield markdown_table(["", "seeds", "training", "measuring", "on", "code"], [*costs(files)])
     yield "These runs, all of them, again:"
@@ -117,22 +137,31 @@ def section(folder: Path, files: Files, docs: Path) -> Iterator[str]:
     )
 
 
-def block(
-    name: str, heading: str, labels: Sequence[str], files: Files, docs: Path
-) -> Iterator[str]:
+def planned(name: str, labels: Sequence[str]) -> Iterator[Block]:
+    """The tables of a folder: what it is to have, and what it has beside that."""
+    if name not in PLANNED:
+        yield Block("methods", "Methods", labels)
+        return
+    yield from PLANNED[name]
+    known = {label for block in PLANNED[name] for label in block.labels}
+    if others := [label for label in labels if label not in known]:
+        yield Block("ablations", "Ablations", (WHOLE, *others))
+
+
+def table(block: Block, files: Files, figures: Path) -> Iterator[str]:
     """A table with its tests and figures."""
-    chosen = {label: [f for f in files if f["run"]["method"] == label] for label in labels}
-    there = [file for label in labels for file in chosen[label]]
-    yield f"### {heading}"
-    if not there:
-        yield "No run yet."
+    chosen = {label: [f for f in files if f["run"]["method"] == label] for label in block.labels}
+    there = [file for label in block.labels for file in chosen[label]]
+    yield f"### {block.heading}"
+    if not any(chosen[label] for label in block.labels[1:] or block.labels):
+        yield "No run to compare yet."
         return
     runs = runs_of(there)
     seeds = sorted({file["run"]["seed"] for file in files})
-    document = report({**record_of(there, labels), "seeds": seeds}, runs)
+    document = report({**record_of(there, block.labels), "seeds": seeds}, runs)
     yield from comparison(document, "####")
-    for path in draw_figures(docs / "results" / name, document, runs):
-        yield f"![{path.stem}]({path.relative_to(docs).as_posix()})"
+    for path in draw_figures(figures, document, runs):
+        yield f"![{path.stem}]({path.relative_to(figures.parents[1]).as_posix()})"
     yield f"Figures: `{AGAIN}`; seeds, time and hardware below."
 
 

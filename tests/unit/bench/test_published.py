@@ -346,3 +346,18 @@ def test_a_fault_of_the_script_is_one_line(tmp_path):
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         assert done.stderr.startswith("Error: ")
+
+
+def test_a_folder_that_nothing_is_planned_of_has_what_it_has(tmp_path):
+    made = [run("lora", 0, 0.5), run("no-sam", 0, 0.0)]
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    docs.mkdir()
+    added = script("add", bench(tmp_path / "b", made), "--into", "rates", "--results", results)
+    assert added.returncode == 0, added.stderr
+    done = script("page", "--results", results, "--docs", docs)
+    assert done.returncode == 0, done.stderr
+    text = (docs / "results.md").read_text("utf-8")
+    assert "| no-sam | lora | reliability | -50.0" in text
+    assert "Missing" not in text
+    assert re.findall(r"^### (.*)$", text, re.MULTILINE)[0] == "Methods"
+    assert "### Ablations" not in text
