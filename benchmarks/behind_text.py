@@ -6,7 +6,8 @@ r"""Generality behind other people's text, finely: every edit's wordings behind 
 
 A round of twenty CounterFact edits has forty paraphrases: a step of generality is 2.5 points. Their
 prefixes (unrelated text, often a scrap of an article) and wordings are independent, so each edit is
-asked in its own wordings behind prefixes of other records, 16 times. Development records only, 0 to
+asked in its own wordings behind prefixes of other records, 16 times; and, as often, in the second turn
+of a dialogue, after a question of another record and its true answer. Development records only, 0 to
 499. Right is what greedy decoding would write, end-of-turn included; ± is the standard error over edits.
 """
 
@@ -15,11 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from corsa.chat import History
 from corsa.config import Config
 from corsa.models import load_model
 from corsa.step import Example, score_examples
@@ -44,6 +47,10 @@ def main() -> None:
         for prefix, _ in parts(record["paraphrase_prompts"], record["requested_rewrite"]["subject"])
         if prefix.strip()
     ]
+    turns = [
+        (rewrite["prompt"].format(rewrite["subject"]), rewrite["target_true"]["str"])
+        for rewrite in (record["requested_rewrite"] for record in records)
+    ]
     base = load_model("smollm2", Config())
     for number, folder in enumerate(options.rounds):
         adapter = base.load_adapter(f"round{number}", folder)
@@ -51,20 +58,27 @@ def main() -> None:
             json.loads(line) for line in (folder / "edits.jsonl").read_text("utf-8").splitlines()
         ]
         rng = np.random.default_rng(options.seed)
-        shares: dict[str, list[float]] = {"alone": [], "own prefix": [], "other prefixes": []}
+        shares: dict[str, list[float]] = defaultdict(list)
         for edit in edits:
             found = parts(edit["paraphrases"], edit["subject"])
-            drawn = rng.choice(len(prefixes), options.prefixes, replace=False)
-            asked = {
-                "alone": [wording for _, wording in found],
-                "own prefix": edit["paraphrases"],
-                "other prefixes": [
-                    prefixes[int(i)] + wording for _, wording in found for i in drawn
-                ],
+            wordings = [wording for _, wording in found]
+            others = [turn for turn in turns if turn[0] != edit["prompt"]]
+            before = [prefixes[i] for i in rng.choice(len(prefixes), options.prefixes, False)]
+            earlier = [others[i] for i in rng.choice(len(others), options.prefixes, False)]
+            # Prompts, each with what was said before it.
+            asked: dict[str, list[tuple[str, History]]] = {
+                "alone": [(wording, ()) for wording in wordings],
+                "own prefix": [(paraphrase, ()) for paraphrase in edit["paraphrases"]],
+                "other prefixes": [(text + wording, ()) for wording in wordings for text in before],
+                "second turn": [(wording, (turn,)) for wording in wordings for turn in earlier],
+                "prompt, second turn": [(edit["prompt"], (turn,)) for turn in earlier],
             }
             with base.using(adapter.name):
                 for name, prompts in asked.items():
-                    exchanges = [base.chat.exchange(p, edit["target_new"]) for p in prompts]
+                    exchanges = [
+                        base.chat.exchange(prompt, edit["target_new"], history=history)
+                        for prompt, history in prompts
+                    ]
                     scores = score_examples(base.forward, [Example(e) for e in exchanges])
                     if scores:
                         shares[name].append(float(np.mean([score.right for score in scores])))

@@ -50,7 +50,7 @@ PLANNED = {
         Block(
             "converged",
             "The paper's settings and LoRA, both until they converge",
-            ("lora", "paper-converged"),
+            ("lora-converged", "paper-converged"),
         ),
     )
 }
