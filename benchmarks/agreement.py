@@ -2,7 +2,7 @@ r"""How little a model may stray before it begins its replies otherwise, whateve
 
     corsa bench counterfact --data counterfact.json --methods corsa --rounds 5 --edits 20 --seeds 1 \
         --from 500 --neighbours 2 --keep-stores --out compared
-    python benchmarks/agreement.py compared/stores/* --json agreement.jsonl
+    python benchmarks/agreement.py compared/stores/* --json benchmarks/results/agreement.jsonl
 
 Agreement and kept knowledge are shares of replies, KL is how far the distributions behind them moved.
 A store's head is asked its own locality probes at several strengths: its adapter scaled (B times the
