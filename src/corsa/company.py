@@ -110,10 +110,10 @@ class Company:
             learned.append(Example(self.base.chat.exchange(edit.prompt, edit.target_new)))
             if self.earlier_topics:
                 rng = self._rng(step, _REPLAYED, index)
-                self._vary(edit, self.earlier_topics[index], rng, learned, kept)
+                self._vary(edit, self.earlier_topics[index], rng, learned, kept, fresh=False)
         for index in own if self.topics else ():
             rng = self._rng(step, _OWN, index)
-            self._vary(self.own[index], self.topics[index], rng, learned, kept)
+            self._vary(self.own[index], self.topics[index], rng, learned, kept, fresh=True)
             kept += self._apart(index, rng) if self._keeps else []
         for number, (pool, count) in enumerate(self._pools, 1):
             kept += [pool[i] for i in self._drawn(len(pool), count, step, number)]
@@ -135,18 +135,33 @@ class Company:
         rng: np.random.Generator,
         learned: list[Example],
         kept: list[Exchange],
+        *,
+        fresh: bool,
     ) -> None:
         """Fresh wordings of an edit, and beside each the same wording about others."""
         chat, config = self.base.chat, self.config
         for _ in range(config.positives):
-            shape = positive(topic, rng)
+            shape = self._wording(edit, topic, rng)
+            if shape is None:
+                continue
             exchange = chat.exchange(shape.about(topic.subject), edit.target_new)
             if not self._fits(exchange):
                 continue
             begun = exchange._replace(answer=exchange.answer[:_WORDED_TOKENS])
-            learned.append(Example(begun, weight=config.positive_weight))
+            learned.append(Example(begun, weight=config.positive_weight, fresh=fresh))
             if self._keeps:
                 kept += map(self._first, self._others(shape, topic, config.contrast, rng))
+
+    def _wording(self, edit: Edit, topic: Topic, rng: np.random.Generator) -> Shape | None:
+        """A wording that is no other edit's and in no exam; `None` where all that are drawn are."""
+        own = {edit.prompt, *edit.train_paraphrases}
+        for _ in range(_TRIES):
+            shape = positive(topic, rng)
+            text = shape.alone(topic.subject)
+            others = self.edited.has_prompt(text) and text not in own
+            if not others and not self.edited.examines(text):
+                return shape
+        return None
 
     def _apart(self, index: int, rng: np.random.Generator) -> Iterator[Exchange]:
         """An edit's own prompt about others, and something else about its subject."""
@@ -155,7 +170,7 @@ class Company:
         yield from (strangers[int(i)] for i in rng.choice(len(strangers), count, replace=False))
         if rng.random() < self.config.other_relations and self.edited.only_fact_of(topic.subject):
             prompt = other_relation(topic, rng)
-            if prompt and not self.edited.named_in(prompt, besides=topic.subject):
+            if prompt and self._stays(prompt, prompt, topic):
                 yield self._first(prompt)
 
     def _others(
@@ -166,11 +181,17 @@ class Company:
         for _ in range(_TRIES * count if shape.open and topic.likes else 0):
             if len(prompts) == count:
                 break
-            prompt = shape.about(other_subject(topic, rng, self.config.near_miss))
-            # The subject itself may be part of a longer name, which is another thing.
-            if prompt not in prompts and not self.edited.named_in(prompt, besides=topic.subject):
+            other = other_subject(topic, rng, self.config.near_miss)
+            prompt = shape.about(other)
+            if prompt not in prompts and self._stays(prompt, shape.alone(other), topic):
                 prompts.append(prompt)
         return prompts
+
+    def _stays(self, prompt: str, alone: str, topic: Topic) -> bool:
+        """Whether a prompt may be kept as it is; `alone` is the prompt without what stands before it."""
+        # The subject itself may be part of a longer name, which is another thing.
+        named = self.edited.named_in(prompt, besides=topic.subject)
+        return not named and not self.edited.examines(alone)
 
     def _first(self, prompt: str) -> Exchange:
         """A prompt with nothing but the place where a reply begins."""
@@ -213,10 +234,15 @@ class Company:
         ]
         replies = iter(self._replies([p for part in prompts for p in part], progress))
         strangers = [[next(replies) for _ in part] for part in prompts]
-        given = list(dict.fromkeys(prompt for edit in self.own for prompt in edit.keep))
-        packaged = pool_prompts() if config.keep_pool else []
+        # Who says what is to stay knows better than a name in it.
+        given = [p for edit in self.own for p in edit.keep if not self.edited.has_prompt(p)]
+        packaged = [
+            p
+            for p in (pool_prompts() if config.keep_pool else ())
+            if not self.edited.named_in(p) and not self.edited.examines(p)
+        ]
         pools = [
-            (self._replies([p for p in pool if not self.edited.named_in(p)], progress), count)
+            (self._replies(list(dict.fromkeys(pool)), progress), count)
             for pool, count in ((given, config.batch_size), (packaged, config.keep_pool))
         ]
         return strangers, pools

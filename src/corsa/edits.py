@@ -72,6 +72,23 @@ class Edit:
             return (by_prompt, ("fact", normalise(self.subject), normalise(relation)))
         return (by_prompt,)
 
+    def same_fact(self, other: Edit) -> bool:
+        """Whether two edits speak of the same fact: by `keys`, or by a wording that both train on.
+
+        Args:
+            other: the other edit.
+
+        Returns:
+            Whether they do.
+        """
+        if set(self.keys) & set(other.keys):
+            return True
+        own, theirs = (
+            {normalise(text) for text in (edit.prompt, *edit.train_paraphrases)}
+            for edit in (self, other)
+        )
+        return bool(own & theirs)
+
     def is_right(self, reply: str) -> bool:
         """Whether a reply is the new answer (`matching.exact`).
 

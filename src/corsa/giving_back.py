@@ -7,6 +7,7 @@ from dataclasses import replace
 from corsa.edits import Edit
 from corsa.errors import StoreError, UsageError
 from corsa.ledger import Ledger
+from corsa.matching import is_verbatim
 from corsa.planning import PlannedEdit, active
 from corsa.sentences import first_sentence
 
@@ -32,6 +33,11 @@ def give_back(ledger: Ledger, id: str) -> Edit:
         there = ", ".join(holding) or "none"
         raise StoreError(f"no edit {id!r} holds under round {ledger.head}: there are {there}")
     planned = holding[id]
+    if given_back := planned.edit.metadata.get("gives_back"):
+        raise UsageError(
+            f"edit {id!r} of round {given_back[0]} was given back in round {planned.round}; to teach it "
+            "again, put it into a file"
+        )
     target = _answer_before(planned, history)
     if not target or planned.edit.is_right(target):
         raise UsageError(
@@ -39,11 +45,18 @@ def give_back(ledger: Ledger, id: str) -> Edit:
         )
     edit = planned.edit
     metadata = {**edit.metadata, "gives_back": [planned.round, id]}
-    return replace(edit, target_new=target, target_old=edit.target_new, metadata=metadata)
+    # What followed from the fact follows no more.
+    return replace(
+        edit, target_new=target, target_old=edit.target_new, portability=(), metadata=metadata
+    )
 
 
 def _answer_before(planned: PlannedEdit, history: list[PlannedEdit]) -> str:
-    first = next((p for p in history if p.key == planned.repeats), planned)
+    first = planned
+    while earlier := next((p for p in history if p.key == first.repeats), None):
+        first = earlier
     if first.old_from in ("given", "earlier target"):
         return first.target_old or ""
+    if is_verbatim(first.edit.target_new, first.edit.verbatim):
+        return first.reply_before
     return first_sentence(first.reply_before)

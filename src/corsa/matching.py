@@ -12,6 +12,10 @@ import re
 import string
 import unicodedata
 
+# Letters of scripts that leave no space between words: a word ends anywhere among them.
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`"}
 
 
@@ -102,9 +106,23 @@ def contains(reply: str, target: str, verbatim: bool | None = None) -> bool:
             return re.search(rf"(?m)^[ \t]*{re.escape(wanted)}$", text) is not None
     else:
         text = normalise(reply)
-    before = r"(?<![^\W_])" if wanted[0].isalnum() else ""
-    after = r"(?![^\W_])" if wanted[-1].isalnum() else ""
-    return re.search(before + re.escape(wanted) + after, text) is not None
+    return re.search(as_word(wanted), text) is not None
+
+
+def as_word(text: str) -> str:
+    """A pattern that finds a text, but not inside a longer run of letters or digits.
+
+    Where a script leaves no space between words, nothing tells where they end: there it is found inside.
+
+    Args:
+        text: not empty.
+
+    Returns:
+        A regular expression.
+    """
+    before = "" if _UNSPACED.match(text[0]) or not text[0].isalnum() else r"(?<![^\W_])"
+    after = "" if _UNSPACED.match(text[-1]) or not text[-1].isalnum() else r"(?![^\W_])"
+    return before + re.escape(text) + after
 
 
 def squad(reply: str, target: str) -> bool:

@@ -12,6 +12,11 @@ _WORD = re.compile(r"[^\s,;:?!\"“”()]+")
 _POSSESSIVE = re.compile(r"['’]s?$")
 # Small words inside a name: "Bank of the West".
 _INSIDE = re.compile(r"of|the|and|for|de|la|le|el|del|da|do|du|des|van|von|der|al|&", re.I)
+# Capitals that name nobody.
+_PRONOUN = re.compile(
+    r"i|we|you|he|she|they|my|our|your|their|these|those|each|every|some|any|all|both|no|one|many|most",
+    re.I,
+)
 # Capitals at the beginning of a prompt that begin no name.
 _OPENING = re.compile(
     r"what|which|who|whom|whose|when|where|why|how|is|are|was|were|does|did|do|can|could|in|on|at|by|for|"
@@ -32,7 +37,18 @@ def with_subject(edit: Edit) -> Edit:
     """
     if edit.subject:
         return edit
-    return replace(edit, subject=max(names_in(edit.prompt), key=len, default="") or None)
+    names = [name for name in names_in(edit.prompt) if not _PRONOUN.fullmatch(name)]
+    if names and _opens(edit.prompt, names[0]):
+        names = names[1:]
+    return replace(edit, subject=max(names, key=len, default="") or None)
+
+
+def _opens(prompt: str, name: str) -> bool:
+    """Whether a capital only begins the prompt: "Quelle est …?", "Currently, …"."""
+    if " " in name or not prompt.startswith(name):
+        return False
+    rest = prompt[len(name) :]
+    return rest.startswith(",") or (rest[:1] == " " and prompt.rstrip().endswith("?"))
 
 
 def names_in(prompt: str) -> Iterator[str]:

@@ -127,7 +127,7 @@ def plan_edit(
     Returns:
         The planned edit.
     """
-    earlier = [old for old in active(history) if set(old.edit.keys) & set(edit.keys)]
+    earlier = [old for old in active(history) if old.edit.same_fact(edit)]
     same = [old for old in earlier if edit.is_right(old.edit.target_new)]
     changed = [old for old in earlier if old not in same]
     prompt = edit.keys[0]
@@ -139,9 +139,7 @@ def plan_edit(
             edit=replace(edit, target_old=changed[-1].edit.target_new),
             old_from="earlier target",
             already_said=False,
-            supersedes=tuple(
-                old.key for old in holding(history) if set(old.edit.keys) & set(edit.keys)
-            ),
+            supersedes=tuple(old.key for old in holding(history) if old.edit.same_fact(edit)),
         )
     if repeated:
         first = repeated[-1]

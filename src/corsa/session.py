@@ -239,7 +239,7 @@ class Session:
         Returns:
             The text.
         """
-        if is_verbatim(edit.target_new):
+        if is_verbatim(edit.target_new, edit.verbatim):
             return reply
         return self.model.chat.first_words(reply, _OLD_TOKENS)
 

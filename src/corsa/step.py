@@ -38,6 +38,7 @@ class Example(NamedTuple):
         weight: how much each of its tokens counts in the mean of its loss; DPO does not look at it.
         teacher: nothing to learn but something to keep: log-probabilities of every token under the base
             model along y⁺, shape (T, V), nats.
+        fresh: a wording of one of the round's own edits that has not been seen before.
     """
 
     chosen: Exchange
@@ -45,6 +46,7 @@ class Example(NamedTuple):
     reference: tuple[float, float] = (0.0, 0.0)
     weight: float = 1.0
     teacher: Tensor | None = None
+    fresh: bool = False
 
     @property
     def kept(self) -> bool:

@@ -57,7 +57,7 @@ class Position:
         step: optimiser steps done.
         decay_from: step at which everything was right and the rate began to fall.
         right: for each example whether it was right when last looked at.
-        fresh: for each of the last steps the share of what joined to be learned that was right.
+        fresh: for each of the last steps the share of the own edits' fresh wordings that was right.
         held: earlier edits that were right when the round began, as indices; `None` before that look.
         lost: those of them that were wrong when last looked at.
         looked_back: the step of that look.
@@ -240,9 +240,8 @@ class RoundTrainer:
         self._apply(result.gradient, norm, rate)
         if self.config.sam and self.config.ascent == "lagged":
             self.followed = result.gradient
-        self._note(
-            scores, [s.right for e, s in zip(joined, result.joined, strict=True) if not e.kept]
-        )
+        worded = zip(joined, result.joined, strict=True)
+        self._note(scores, [score.right for example, score in worded if example.fresh])
         position.step += 1
         event = self._event(result, list(scores.values()), rate, norm)
         told = {"margin": event.margin, "right": event.right, **event.losses}
@@ -304,7 +303,7 @@ class RoundTrainer:
         position = self.position
         for index, score in scores.items():
             position.right[index] = score.right
-        if self.config.positives and fresh:
+        if fresh and self.config.sft:  # else nothing teaches them
             position.fresh = [*position.fresh, sum(fresh) / len(fresh)][-_WINDOW:]
         if self.config.stop == "epochs":
             return
@@ -315,6 +314,7 @@ class RoundTrainer:
         steps = position.step + 1
         if position.fresh and steps + decay_length(self.config, steps) >= self.cap:
             position.decay_from = steps  # a round that gives up does so with a rate that fell
+            self._undone()
             return
         if not all(position.right) or not self._sure():
             return

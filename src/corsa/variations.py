@@ -18,18 +18,28 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from corsa.edits import Edit
-from corsa.matching import contains, normalise
+from corsa.matching import as_word, contains, normalise
 from corsa.rewording import rewordings
 
 # What stands before, between and after the subject: one part alone names none.
 Template = tuple[str, ...]
 # Words of two templates that must be the same, by weight, for them to ask after the same thing.
 _ALIKE = 0.34
+# Words that say little of what is asked after. All others of a prompt must be ones that the relation
+# is worded with: "vice" president, "when" somebody died.
+_LIGHT = re.compile(
+    r"an?|and|are|as|at|be|been|being|by|called|did|do|does|for|from|had|has|have|in|is|its?|named|of|on|or|"
+    r"that|the|their|there|this|to|was|were|what|which|whose|with"
+)
+# They tell what is asked after in a question, and little in a sentence: "…, who plays the".
+_ASKING = re.compile(r"how|when|where|whom?|why")
 # How often a positive takes another template of its relation, and how often that stands behind a remark.
 _OTHER_TEMPLATE, _REMARKED, _TWO_REMARKS = 0.7, 0.75, 0.3
 _BETWEEN = (" ", " ", " ", " ", " ", " ", "\n\n", "\n")
 # Of the other subjects that are no near-miss, those that are the subject and something more.
 _LONGER = 0.375
+# Another year lies at most so far away, and so often later.
+_YEARS_AWAY, _LATER = 40, 0.3
 _MORE = ("II", "III", "Jr.", "2", "X", "Plus", "Group", "Club", "Street", "Park")
 
 T = TypeVar("T")
@@ -74,7 +84,18 @@ class Shape(NamedTuple):
         Returns:
             The prompt.
         """
-        return self.before + subject.join(self.template)
+        return self.before + self.alone(subject)
+
+    def alone(self, subject: str) -> str:
+        """The prompt about a subject without what stands before it.
+
+        Args:
+            subject: its name.
+
+        Returns:
+            The prompt.
+        """
+        return subject.join(self.template)
 
 
 class Topic(NamedTuple):
@@ -155,7 +176,7 @@ def other_subject(topic: Topic, rng: np.random.Generator, near_miss: float) -> s
 
 
 def near_misses(subject: str, other: str, rng: np.random.Generator) -> list[str]:
-    """Names that share half of their words with a subject, or everything but its digits.
+    """Names that share a part of their words with a subject, or everything but its numbers.
 
     Args:
         subject: the name to miss.
@@ -169,9 +190,18 @@ def near_misses(subject: str, other: str, rng: np.random.Generator) -> list[str]
     made = []
     if len(words) > 1:
         made = [" ".join([*words[:-1], theirs[-1]]), " ".join([theirs[0], *words[1:]])]
+        made += [f"{words[0]} {other}"] if len(theirs) > 1 else []
     if re.search(r"\d", subject):
-        made.append(re.sub(r"\d", lambda _: str(rng.integers(10)), subject))
+        made.append(re.sub(r"\d+", lambda number: _another(number[0], rng), subject))
     return [name for name in made if normalise(name) != normalise(subject)]
+
+
+def _another(number: str, rng: np.random.Generator) -> str:
+    """Another number as long; in place of a year one that people write of, too."""
+    if len(number) != 4 or number[0] == "0":
+        return "".join(str(rng.integers(10)) for _ in number)
+    away = int(rng.integers(1, _YEARS_AWAY + 1)) * (1 if rng.random() < _LATER else -1)
+    return str(int(number) + away)
 
 
 def other_relation(topic: Topic, rng: np.random.Generator) -> str | None:
@@ -196,7 +226,8 @@ def matching_relation(template: Template) -> Relation | None:
     """The library's relation that is worded most alike.
 
     Words are weighted by how few relations have them; a template is as near as the share of all words of
-    two templates that stand in both.
+    two templates that stand in both. A prompt with a word that no wording of a relation has asks after
+    something else.
 
     Args:
         template: a prompt whose subject is left open.
@@ -210,7 +241,15 @@ def matching_relation(template: Template) -> Relation | None:
         return sum(rarity.get(word, 1.0) for word in sorted(words))
 
     best, found = _ALIKE, None
+    asked = "?" in "".join(template)
+    telling = {
+        word
+        for word in wanted
+        if not _LIGHT.fullmatch(word) and (asked or not _ASKING.fullmatch(word))
+    }
     for relation in library():
+        if not telling <= _vocabulary(relation):
+            continue
         for known in relation.templates:
             words = _words(known)
             whole = weight(wanted | words)
@@ -222,7 +261,10 @@ def matching_relation(template: Template) -> Relation | None:
 
 
 class Edited:
-    """All that was ever edited: what the base model answers to it is outdated and must not be kept.
+    """All that was ever edited, and all that is measured of it.
+
+    What the base model answers to what was edited is outdated and must not be kept, and of an exam
+    nothing may be made by chance.
 
     Args:
         edits: the edits that hold, of this round and the earlier ones.
@@ -232,6 +274,11 @@ class Edited:
         edits = list(edits)
         self._prompts = {normalise(t) for e in edits for t in (e.prompt, *e.train_paraphrases)}
         self._subjects = {normalise(edit.subject): edit.subject for edit in edits if edit.subject}
+        self._exam = {
+            normalise(text)
+            for edit in edits
+            for text in (*edit.paraphrases, *(p.prompt for p in edit.locality + edit.portability))
+        }
         facts = {(normalise(edit.subject or ""), normalise(edit.prompt)) for edit in edits}
         self._facts = Counter(subject for subject, _ in facts)
 
@@ -251,6 +298,28 @@ class Edited:
             key in text and key != allowed and contains(prompt, subject)
             for key, subject in self._subjects.items()
         )
+
+    def has_prompt(self, prompt: str) -> bool:
+        """Whether a prompt is that of an edit, or one of its wordings that are trained on.
+
+        Args:
+            prompt: the prompt.
+
+        Returns:
+            Whether its answer changed.
+        """
+        return normalise(prompt) in self._prompts
+
+    def examines(self, prompt: str) -> bool:
+        """Whether a prompt is measured after the round.
+
+        Args:
+            prompt: the prompt.
+
+        Returns:
+            Whether nothing may be trained on it.
+        """
+        return normalise(prompt) in self._exam
 
     def only_fact_of(self, subject: str) -> bool:
         """Whether one thing at most was edited about a subject.
@@ -312,7 +381,7 @@ def _template(prompt: str, subject: str) -> Template:
     """A prompt with its subject left open; in one part where it does not name it."""
     if not subject:
         return (prompt,)
-    return tuple(re.split(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt, flags=re.IGNORECASE))
+    return tuple(re.split(as_word(subject), prompt, flags=re.IGNORECASE))
 
 
 def _reworded(prompt: str, subject: str) -> tuple[Template, ...]:
@@ -335,15 +404,18 @@ def _one_of(choices: Sequence[T], rng: np.random.Generator) -> T:
 
 
 def _words(template: Template) -> frozenset[str]:
-    return frozenset(re.findall(r"[^\W\d_]+", " ".join(template).lower().replace("'s", "")))
+    """Its words; "plays" is "play"."""
+    text = " ".join(template).lower().replace("'s", "")
+    return frozenset(re.sub(r"(?<=\w{3})(?<!s)s$", "", w) for w in re.findall(r"[^\W\d_]+", text))
+
+
+@cache
+def _vocabulary(relation: Relation) -> frozenset[str]:
+    return frozenset[str]().union(*map(_words, relation.templates))
 
 
 @cache
 def _rarity() -> dict[str, float]:
     """One over the number of relations that have a word."""
-    counts = Counter(
-        word
-        for relation in library()
-        for word in frozenset[str]().union(*map(_words, relation.templates))
-    )
+    counts = Counter(word for relation in library() for word in _vocabulary(relation))
     return {word: 1 / count for word, count in counts.items()}

@@ -144,11 +144,12 @@ print(json.dumps(found))
     assert json.loads(ended.output) == {name: [-1, 1] for name in calls}
 
 
+@pytest.mark.sandbox
 def test_the_numbers_of_calls_are_those_of_this_machine():
     """Where the C library knows a call by name, its number is the one of our table."""
     header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
-    if platform.machine() != "x86_64" or not header.exists():
-        return
+    if not header.exists() and not os.environ.get("CI"):
+        pytest.skip("no kernel headers: apt-get install linux-libc-dev, on x86_64")
     known = dict(
         line.removeprefix("#define __NR_").split()[:2]
         for line in header.read_text().splitlines()

@@ -1,11 +1,14 @@
 """What joins a step: drawn anew from its number alone, and never what was edited as it was before."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
 from builders import base_model, random_adapter, settings
 from corsa.company import Company, pool_prompts
-from corsa.edits import Edit
+from corsa.edits import Edit, Probe
 from corsa.matching import contains
 from corsa.progress import Silent
 from corsa.variations import passing_remarks
@@ -44,7 +47,9 @@ def parts(joined):
 
 def same(one, other):
     return len(one) == len(other) and all(
-        a[:4] == b[:4] and (a.teacher is b.teacher or torch.equal(a.teacher, b.teacher))
+        a[:4] == b[:4]
+        and a.fresh == b.fresh
+        and (a.teacher is b.teacher or torch.equal(a.teacher, b.teacher))
         for a, b in zip(one, other, strict=True)
     )
 
@@ -223,6 +228,50 @@ def test_what_the_user_wants_kept_joins(base):
         assert [text(e.chosen.prompt)[-6:] for e in kept] == ["Hello?"]
         longest.append(len(kept[0].chosen.answer))
     assert longest == [2, 12]
+
+
+def test_what_the_user_wants_kept_may_name_what_was_edited(base):
+    edit = Edit(
+        "Who leads Acme?", "Ann", subject="Acme", keep=("Where is Acme?", "who leads ACME?")
+    )
+    alone = {**QUIET, "contrast": 0, "positives": 0, "other_relations": 0.0}
+    _, kept = parts(company(base, [edit], **alone)(0, [0]))
+    assert [text(e.chosen.prompt)[-14:] for e in kept] == ["Where is Acme?"]
+
+
+def asked(joining, steps=300):
+    """What is learned and what is kept, as text, without the template."""
+    return [
+        {text(x.chosen.prompt) for step in range(steps) for x in parts(joining(step, [0]))[kind]}
+        for kind in (0, 1)
+    ]
+
+
+def found_in(prompt):
+    found = re.search(r"What is the capital of [\w ]+\?$", prompt)
+    return found and found[0]
+
+
+def test_no_wording_is_the_prompt_of_another_edit_or_measured(base):
+    """The library has both; in an exam they would be measured and trained on."""
+    edit = Edit("What is the capital of Mali?", "Gao", subject="Mali")
+    free = company(base, [edit], **QUIET)
+    learned, kept = asked(free)
+    (about, *_) = sorted(filter(None, (found_in(prompt) for prompt in kept)))
+    other = Edit("The capital of Mali is", "Ouagadougou", subject="Mali")
+    exam = replace(edit, paraphrases=("Mali's capital is",), locality=(Probe(about),))
+    bound = company(base, [exam], edited=[exam, other], **QUIET)
+    learned_bound, kept_bound = asked(bound)
+    for wording in (other.prompt, *exam.paraphrases):
+        assert any(prompt.endswith(wording) for prompt in learned)
+        assert not any(prompt.endswith(wording) for prompt in learned_bound)
+    assert any(prompt.endswith(about) for prompt in kept)
+    assert not any(prompt.endswith(about) for prompt in kept_bound)
+
+
+def test_a_fresh_wording_is_told_from_what_is_replayed(base):
+    learned, _ = parts(company(base, [GARO], [OLD], **{**QUIET, "replay": 1})(0, [0]))
+    assert [example.fresh for example in learned] == [False, False, True]
 
 
 def test_what_does_not_fit_into_the_context_stays_away(base, monkeypatch):

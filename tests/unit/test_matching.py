@@ -180,3 +180,10 @@ def test_a_program_stands_in_a_reply_line_by_line():
 )
 def test_what_is_taken_for_a_program(target, program):
     assert is_verbatim(target) is program
+
+
+def test_a_script_without_spaces_tells_no_words_apart():
+    assert contains("巴黎是法国的首都", "法国")
+    assert contains("パリはフランスの首都です", "フランス")
+    assert not contains("巴黎是法国的首都", "德国")
+    assert not contains("Die Gitegaer Straße", "Gitega")

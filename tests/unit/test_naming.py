@@ -32,6 +32,25 @@ def test_an_edit_is_about_the_longest_name_in_its_prompt():
     assert with_subject(edit).subject == "Secretary General of NATO"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("Quelle est la capitale du Mali ?", "Mali"),
+        ("Какова столица Чада?", "Чада"),
+        ("Quelle est la langue ?", None),
+        ("Currently, Mali's president is", "Mali"),
+        ("Should staff use Zoom?", "Zoom"),
+        ("Our refund period is", None),
+        ("How do I request leave?", None),
+        ("Mali's president is", "Mali"),
+        ("Nissan was bought by", "Nissan"),
+        ("Garo Bells was employed where?", "Garo Bells"),
+    ],
+)
+def test_a_capital_that_only_begins_a_prompt_names_nobody(prompt, subject):
+    assert with_subject(Edit(prompt, "x")).subject == subject
+
+
 def test_what_an_edit_says_of_its_subject_stands():
     edit = Edit(prompt="Who became Secretary General of NATO?", target_new="Rutte", subject="NATO")
     assert with_subject(edit) is edit

@@ -156,3 +156,16 @@ def test_a_plan_comes_back_from_its_record():
         notes = record.pop("corsa")
         read = planned_from_record(planned.round, Edit.from_record(record), notes)
         assert read == planned
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_wording_that_one_edit_trains_on_and_another_asks_is_one_fact(turned):
+    edits = [
+        Edit("Who is the CEO of Acme?", "Jane", train_paraphrases=("Who runs Acme?",)),
+        Edit("who runs  Acme?", "Bob"),
+    ]
+    first, second = edits[::-1] if turned else edits
+    earlier = plan(1, first)
+    later = plan(2, second, [earlier])
+    assert later.supersedes == (earlier.key,)
+    assert (later.target_old, later.old_from) == (first.target_new, "earlier target")

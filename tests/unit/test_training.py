@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -421,7 +422,8 @@ def test_without_positives_what_joins_is_trained_on_but_decides_nothing():
 
 def test_a_round_waits_until_fresh_wordings_are_right_for_long_enough():
     """They join as something to learn; here it is the round's own prompts, which become right."""
-    task = Round(own=CONSISTENT[:2], joining=lambda step, own, lost: CONSISTENT[:2])
+    fresh = [example._replace(fresh=True) for example in CONSISTENT[:2]]
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own, lost: fresh)
     alone = Round(own=CONSISTENT[:2])
     outcome = task.run()
     alone.run()
@@ -436,6 +438,7 @@ def test_a_round_waits_until_fresh_wordings_are_right_for_long_enough():
 
 def test_a_round_whose_fresh_wordings_never_are_right_gives_up_with_a_rate_that_fell():
     both = [NEVER, Example(exchange("Never right?", "No"))]  # one of two at best
+    both = [example._replace(fresh=True) for example in both]
     task = Round(own=CONSISTENT[:2], joining=lambda step, own, lost: both, max_visits=30)
     outcome = task.run()
     assert max(entry["fresh"] for entry in outcome.position.history) <= 0.5
@@ -445,6 +448,43 @@ def test_a_round_whose_fresh_wordings_never_are_right_gives_up_with_a_rate_that_
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert rates[-1] == pytest.approx(task.config.learning_rate / 11)
     assert outcome.converged  # which the own prompts alone decide
+
+
+def test_what_is_replayed_does_not_decide_when_a_round_is_sure():
+    """One old edit that never becomes right held up every later round to its cap."""
+    task = Round(own=CONSISTENT[:2], joining=lambda step, own, lost: [NEVER])
+    outcome = task.run()
+    assert outcome.converged
+    assert outcome.steps < task.trainer.cap
+    assert outcome.position.fresh == []
+
+
+def test_fresh_wordings_that_nothing_teaches_are_not_waited_for():
+    never = [NEVER._replace(fresh=True)]
+    changes = {"sft": False, "projection": "none"}
+    task = Round(own=CONSISTENT[:1], joining=lambda step, own, lost: never, **changes)
+    task.run()
+    assert task.trainer.position.fresh == []
+
+
+def test_a_round_that_gives_up_looks_back_too():
+    earlier = CONSISTENT[2:4]
+    first = Round(own=earlier)
+    assert first.run().converged
+    never = [NEVER._replace(fresh=True)]
+    config = replace(first.config, max_visits=30)
+    asked = []
+
+    def joining(step, own, lost):
+        asked.append(list(lost))
+        return [*never, *(earlier[i] for i in lost)]
+
+    own = with_reference(first.base, CONSISTENT[:2])
+    trainer = RoundTrainer(first.adapter, own, config, joining, earlier)
+    with first.base.using(first.adapter.name):
+        outcome = trainer.run(lambda event: None, lambda: None)
+    assert outcome.steps == trainer.cap == 30
+    assert any(asked)
 
 
 def test_what_is_kept_decides_nothing():

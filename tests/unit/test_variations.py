@@ -63,6 +63,17 @@ def drawn(count, make):
         ("Zzyx qua {} plom?", None),
         ("{}", None),
         ("What does {} return on an empty list?", None),
+        ("Who is the president of {}?", "president"),
+        ("Who is the vice president of {}?", None),
+        ("The prime minister of {} is", "prime minister"),
+        ("Who is the chairman of {}?", "chair"),
+        ("Where did {} die?", "place of death"),
+        ("When did {} die?", "date of death"),
+        ("When was {} born?", "date of birth"),
+        ("Who is {}'s mother?", "mother"),
+        ("What is the area of {}?", "area"),
+        ("{}, who plays the", "instrument"),
+        ("Who became CEO of {} in July?", None),
     ],
 )
 def test_a_prompt_is_matched_by_its_rare_words(prompt, relation):
@@ -95,6 +106,14 @@ def test_a_subject_is_found_in_any_case_everywhere_and_as_a_whole_word():
     topic = topic_of(Edit("Is ANN Anna, or ann?", "no", subject="Ann"))
     assert topic.template == ("Is ", " Anna, or ", "?")
     assert Shape("", topic.template).about("Bo") == "Is Bo Anna, or Bo?"
+
+
+def test_a_subject_is_found_in_a_script_without_spaces():
+    topic = topic_of(Edit("法国的首都是哪里?", "里昂", subject="法国"))
+    assert topic.template == ("", "的首都是哪里?")
+    edited = Edited([Edit("法国的首都是哪里?", "里昂", subject="法国")])
+    assert edited.named_in("请告诉我法国的首都是哪里")
+    assert not edited.named_in("请告诉我德国的首都是哪里")
 
 
 @pytest.mark.parametrize(
@@ -179,17 +198,26 @@ def test_shares_of_what_positives_are():
 @pytest.mark.parametrize(
     ("subject", "other", "wanted"),
     [
-        ("Garo Bells", "Stan Getz", ["Garo Getz", "Stan Bells"]),
-        ("A B C", "X Y", ["A B Y", "X B C"]),
-        ("Vex 911", "Saab 900", ["Vex 900", "Saab 911", "Vex 777"]),
-        ("Vex 7", "Vex 8", ["Vex 8"]),
+        ("Garo Bells", "Stan Getz", ["Garo Getz", "Stan Bells", "Garo Stan Getz"]),
+        ("A B C", "X Y", ["A B Y", "X B C", "A X Y"]),
+        ("Pope Francis", "Getz", ["Pope Getz", "Getz Francis"]),
+        ("Vex 911", "Saab 900", ["Vex 900", "Saab 911", "Vex Saab 900", "Vex 777"]),
+        ("Vex 7", "Vex 8", ["Vex 8", "Vex Vex 8"]),
         ("R2D2", "Lego", ["R7D7"]),
+        ("Vex0911", "Lego", ["Vex7777"]),
         ("Oslo", "Graz", []),
-        ("Garo Bells", "garo BELLS", []),
+        ("Garo Bells", "garo BELLS", ["Garo garo BELLS"]),
     ],
 )
 def test_near_misses(subject, other, wanted):
     assert near_misses(subject, other, Draws(place=7)) == wanted
+
+
+def test_in_place_of_a_year_stands_one_that_people_write_of():
+    years = {near_misses("2022 World Cup", "Oslo", rng(i))[-1].split()[0] for i in range(300)}
+    assert years <= {str(year) for year in range(1982, 2063)} - {"2022"}
+    assert len(years) > 40
+    assert sum(int(year) < 2022 for year in years) > len(years) / 2
 
 
 def test_another_subject_is_a_near_miss_a_longer_name_or_one_of_its_kind():

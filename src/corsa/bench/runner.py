@@ -212,6 +212,7 @@ class _Work:
         else:
             self.loaded = load(b.dataset, b.data, b.first, b.last)
         self.record = self._agreed()
+        self._programs()  # where there can be no sandbox, that is said before anything is trained
         self.commit = commit(Path(__file__).parent)  # of the code that is loaded, not of later ones
         # Never written to: it holds the loaded model for the stores of all runs.
         self.home = Store.open(

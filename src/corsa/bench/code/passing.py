@@ -52,12 +52,12 @@ def task_scores(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """
     n = len(verdicts)
     by_update = sum(verdict.by_the_update for verdict in verdicts)
-    only_old = sum(verdict.old and not verdict.passes for verdict in verdicts)
+    only_old = sum(verdict.old is True and not verdict.passes for verdict in verdicts)
     scores: dict[str, float] = {}
     for k in (k for k in KS if k <= n):
         scores[f"upass@{k}"] = pass_at_k(n, by_update, k)
         scores[f"pass@{k}_new"] = pass_at_k(n, sum(v.passes for v in verdicts), k)
-        scores[f"pass@{k}_old"] = pass_at_k(n, sum(v.old for v in verdicts), k)
+        scores[f"pass@{k}_old"] = pass_at_k(n, sum(v.old is True for v in verdicts), k)
     scores["accuracy"] = sum(sum(v.new) / len(v.new) for v in verdicts if v.new) / n
     scores["unsolved"] = (n - by_update - only_old) / n
     return scores

@@ -93,4 +93,6 @@ def fault(verdict: Verdict) -> str:
     if not verdict.passes:
         failed = verdict.new.count(False)
         return f"{failed} of {len(verdict.new)} tests fail with the update: {verdict.reasons[0]}"
+    if verdict.old is None:
+        return f"may pass without the update, too: {verdict.reason_old}"
     return "passes without the update, too" if verdict.old else ""

@@ -62,9 +62,10 @@ class Verdict(NamedTuple):
 
     Attributes:
         new: for every test whether it passes with the update in force.
-        old: whether all pass without it; they are run until one fails.
+        old: whether all pass without it; they are run until one fails. `None`: the sandbox was killed
+            before any did.
         reasons: why tests with the update failed, each once.
-        reason_old: why the first one without it failed; "" if none did.
+        reason_old: why the first one without it failed, or is not known; "" if all passed.
         why: how the sandbox ended.
         seconds: that it ran.
         testing: seconds of these spent in tests.
@@ -73,7 +74,7 @@ class Verdict(NamedTuple):
     """
 
     new: tuple[bool, ...]
-    old: bool
+    old: bool | None
     reasons: tuple[str, ...] = ()
     reason_old: str = ""
     why: str = "exit"
@@ -89,7 +90,7 @@ class Verdict(NamedTuple):
     @property
     def by_the_update(self) -> bool:
         """All tests pass with it, and not all without: the solution uses the update."""
-        return self.passes and not self.old
+        return self.passes and self.old is False
 
 
 @dataclass
@@ -234,13 +235,13 @@ def _verdict(trial: Trial, ended: Ended) -> Verdict:
     reasons = [result for result in new if result != _PASSED]
     reasons += [missing] if len(new) < len(trial.new) else []
     failed_old = [result for result in old if result != _PASSED]
-    failed_old += [missing] if len(old) < len(trial.old) else []
+    unknown = [missing] if not failed_old and len(old) < len(trial.old) else []
     passed = [result == _PASSED for result in new] + [False] * (len(trial.new) - len(new))
     return Verdict(
         new=tuple(passed[: len(trial.new)]),
-        old=bool(trial.old) and not failed_old,
+        old=None if unknown else bool(trial.old) and not failed_old,
         reasons=tuple(dict.fromkeys(reasons)),
-        reason_old=failed_old[0] if failed_old else "",
+        reason_old=next(iter(failed_old + unknown), ""),
         why=ended.why,
         seconds=ended.seconds,
         testing=testing,

@@ -13,7 +13,7 @@ import arena
 from corsa.bench.code.passing import averages, task_scores
 from corsa.bench.code.programs import heavy_imports, in_force, name_of, programs
 from corsa.bench.code.records import read_arena
-from corsa.bench.code.references import check_references, trial
+from corsa.bench.code.references import check_references, fault, trial
 from corsa.bench.code.solutions import outdated
 from corsa.bench.code.testing import Cost, Pool, Trial, Verdict, _verdict
 from corsa.progress import Silent
@@ -396,8 +396,21 @@ def test_results_before_a_kill_count_and_the_rest_has_failed():
     ended = Ended("time", 137, (lines + '["new", "pas').encode(), b"", 60.0)
     found = _verdict(Trial(("a", "b", "c"), ("a",)), ended)
     assert found == Verdict(
-        (True, False, False), False, ("killed: time",), "killed: time", "time", 60.0, 1.5, False
+        (True, False, False), None, ("killed: time",), "killed: time", "time", 60.0, 1.5, False
     )
+
+
+def test_what_was_killed_before_a_test_failed_without_the_update_is_not_right_by_it():
+    def ended(*lines):
+        return Ended(
+            "memory", 137, written(["ready", "passed", 0], ["new", "passed", 1], *lines), b"", 1
+        )
+
+    unknown = _verdict(Trial(("a",), ("a",)), ended())
+    assert (unknown.passes, unknown.old, unknown.by_the_update) == (True, None, False)
+    assert fault(unknown) == "may pass without the update, too: killed: memory"
+    known = _verdict(Trial(("a",), ("a", "b")), ended(["old", "AssertionError: ", 1]))
+    assert (known.passes, known.old, known.by_the_update) == (True, False, True)
 
 
 # --- y⁻ -------------------------------------------------------------------------------------------
