@@ -11,6 +11,7 @@ import arena
 from calling import call
 from corsa.answerers import ModelAnswerer, Reply
 from corsa.bench.code import domain, humaneval
+from corsa.bench.code.options import CodeOptions
 from corsa.bench.code.records import read_arena
 from corsa.bench.code.solutions import answer, outdated, question
 from corsa.sandbox.environment import make_environment
@@ -144,12 +145,11 @@ def test_what_does_not_work_here_is_left_out_by_name(bench, tmp_path, monkeypatc
 def test_every_way_to_teach_runs_for_real(bench, tmp_path):
     """A tiny model writes nonsense; nothing passes, and nothing breaks."""
     methods = (
-        "corsa[rejected=old],docs:in-context[teach=docs],sft-docs:lora[teach=docs],"
+        "old:corsa[rejected=old],docs:in-context[teach=docs],sft-docs:lora[teach=docs],"
         "both:lora[teach=both],sft+dpo"
     )
-    code, text, err = bench(
-        tmp_path / "out", "--rounds", 1, "--edits", 1, "--to", 1, "--json", methods=methods
-    )
+    words = ("--rounds", 1, "--edits", 1, "--to", 1, "--keep-stores", "--json")
+    code, text, err = bench(tmp_path / "out", *words, methods=methods)
     assert code == 0, err
     document = json.loads(text)
     assert len(document["methods"]) == 5
@@ -158,6 +158,26 @@ def test_every_way_to_teach_runs_for_real(bench, tmp_path):
         assert numbers["unsolved"]["mean"] == 1
     stores = (tmp_path / "out" / "runs").glob("*.json")
     assert len(list(stores)) == 5
+
+    update = arena.UPDATES[0]
+    tasks = [task["prog_syn_id"] for task in update["prog_syn_examples"]]
+    docs = f"{update['update']['update_id']}:docs"
+
+    def taught(label):
+        round = tmp_path / "out" / "stores" / f"{label}-seed0" / "rounds" / "0001"
+        lines = (round / "edits.jsonl").read_text("utf-8").splitlines()
+        return {edit["id"]: edit for edit in map(json.loads, lines)}
+
+    examples = CodeOptions().examples
+    assert len(tasks) > examples  # one at least is held out
+    assert list(taught("sft+dpo")) == list(taught("old")) == tasks[:examples]
+    assert list(taught("sft-docs")) == list(taught("docs")) == [docs]
+    assert list(taught("both")) == [docs, *tasks[:examples]]
+    told = taught("docs")[docs]["target_new"]
+    assert update["update"]["docstring"] in told
+    assert update["update"]["signature"] in told
+    context = tmp_path / "out" / "stores" / "docs-seed0" / "rounds" / "0001" / "context.jsonl"
+    assert json.loads(context.read_text("utf-8"))["target_new"] == told
 
 
 def test_y_minus_is_what_the_model_writes_or_the_old_call(bench, tmp_path, monkeypatch):
@@ -317,3 +337,18 @@ def test_without_a_file_or_a_sandbox_it_is_refused_and_said_why(bench, tmp_path,
     assert code == 1
     assert "bubblewrap is not installed" in err
     assert "--unsafe-no-sandbox runs them as yourself" in err
+
+
+def test_a_further_measure_that_needs_a_sandbox_is_refused_before_anything_is_trained(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("corsa.sandbox.shutil.which", lambda *_, **__: None)
+    facts, tasks = tmp_path / "facts.jsonl", tmp_path / "HumanEval.jsonl"
+    facts.write_text('{"prompt": "Who is king?", "target_new": "Ann"}\n', "utf-8")
+    tasks.write_text(json.dumps(HUMANEVAL[0]) + "\n", "utf-8")
+    words = ("--model", tiny, "--rounds", 1, "--edits", 1, "--seeds", 0, "--methods", "lora")
+    extras = ("--extras", f"humaneval={tasks}", "--out", tmp_path / "out")
+    code, _, err = call("bench", "facts", "--data", facts, *words, *extras)
+    assert code == 1
+    assert "bubblewrap is not installed" in err
+    assert not list((tmp_path / "out").glob("stores/lora*"))
