@@ -73,7 +73,7 @@ class Edit:
         return (by_prompt,)
 
     def same_fact(self, other: Edit) -> bool:
-        """Whether two edits speak of the same fact: by `keys`, or by a wording that both train on.
+        """Whether two edits are of the same fact: by `keys`, or as one trains on a wording of the other.
 
         Args:
             other: the other edit.
@@ -83,11 +83,11 @@ class Edit:
         """
         if set(self.keys) & set(other.keys):
             return True
-        own, theirs = (
-            {normalise(text) for text in (edit.prompt, *edit.train_paraphrases)}
-            for edit in (self, other)
+        return any(
+            {normalise(text) for text in (one.prompt, *one.train_paraphrases)}
+            & {normalise(t) for t in (two.prompt, *two.train_paraphrases, *two.paraphrases)}
+            for one, two in ((self, other), (other, self))
         )
-        return bool(own & theirs)
 
     def is_right(self, reply: str) -> bool:
         """Whether a reply is the new answer (`matching.exact`).

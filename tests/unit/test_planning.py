@@ -159,9 +159,10 @@ def test_a_plan_comes_back_from_its_record():
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_wording_that_one_edit_trains_on_and_another_asks_is_one_fact(turned):
+@pytest.mark.parametrize("field", ["train_paraphrases", "paraphrases"])
+def test_a_wording_of_one_edit_that_another_asks_is_one_fact(turned, field):
     edits = [
-        Edit("Who is the CEO of Acme?", "Jane", train_paraphrases=("Who runs Acme?",)),
+        Edit("Who is the CEO of Acme?", "Jane", **{field: ("Who runs Acme?",)}),
         Edit("who runs  Acme?", "Bob"),
     ]
     first, second = edits[::-1] if turned else edits
@@ -169,3 +170,9 @@ def test_a_wording_that_one_edit_trains_on_and_another_asks_is_one_fact(turned):
     later = plan(2, second, [earlier])
     assert later.supersedes == (earlier.key,)
     assert (later.target_old, later.old_from) == (first.target_new, "earlier target")
+
+
+def test_wordings_that_two_edits_only_measure_make_them_no_one_fact():
+    shared = {"paraphrases": ("Who is it?",)}
+    first = plan(1, Edit("Who leads X?", "Ann", **shared))
+    assert plan(2, Edit("Who leads Y?", "Bob", **shared), [first]).supersedes == ()
