@@ -153,7 +153,7 @@ def table(block: Block, files: Files, figures: Path) -> Iterator[str]:
     chosen = {label: [f for f in files if f["run"]["method"] == label] for label in block.labels}
     there = [file for label in block.labels for file in chosen[label]]
     yield f"### {block.heading}"
-    if not any(chosen[label] for label in block.labels[1:] or block.labels):
+    if sum(map(bool, chosen.values())) < min(2, len(block.labels)):
         yield "No run to compare yet."
         return
     runs = runs_of(there)
