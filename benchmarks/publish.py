@@ -93,7 +93,8 @@ def page(results: Path, docs: Path) -> None:
         "[metrics.md](metrics.md) defines the numbers, [bench.md](bench.md) says how to read the "
         "intervals and tests, [method.md](method.md) what the methods are.",
     ]
-    folders = sorted({path.parent for path in results.glob("*/*-seed*.json")})
+    folders = {path.parent for path in results.glob("*/*-seed*.json")}
+    folders = sorted(folders, key=lambda folder: (folder.name not in PLANNED, folder.name))
     try:
         for folder in folders:
             parts += section(folder, published(folder), docs)
