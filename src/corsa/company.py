@@ -17,6 +17,7 @@ from corsa.answerers import ModelAnswerer
 from corsa.chat import Exchange
 from corsa.config import Config
 from corsa.edits import Edit
+from corsa.matching import normalise
 from corsa.memory import remembered
 from corsa.models import BaseModel
 from corsa.naming import with_subject
@@ -154,11 +155,11 @@ class Company:
 
     def _wording(self, edit: Edit, topic: Topic, rng: np.random.Generator) -> Shape | None:
         """A wording that is no other edit's and in no exam; `None` where all that are drawn are."""
-        own = {edit.prompt, *edit.train_paraphrases}
+        own = {normalise(text) for text in (edit.prompt, *edit.train_paraphrases)}
         for _ in range(_TRIES):
             shape = positive(topic, rng)
             text = shape.alone(topic.subject)
-            others = self.edited.has_prompt(text) and text not in own
+            others = self.edited.has_prompt(text) and normalise(text) not in own
             if not others and not self.edited.examines(text):
                 return shape
         return None

@@ -38,9 +38,9 @@ _OTHER_TEMPLATE, _REMARKED, _TWO_REMARKS = 0.7, 0.75, 0.3
 _BETWEEN = (" ", " ", " ", " ", " ", " ", "\n\n", "\n")
 # Of the other subjects that are no near-miss, those that are the subject and something more.
 _LONGER = 0.375
+_MORE = ("II", "III", "Jr.", "2", "X", "Plus", "Group", "Club", "Street", "Park")
 # Another year lies at most so far away, and so often later.
 _YEARS_AWAY, _LATER = 40, 0.3
-_MORE = ("II", "III", "Jr.", "2", "X", "Plus", "Group", "Club", "Street", "Park")
 
 T = TypeVar("T")
 

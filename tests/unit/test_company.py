@@ -269,6 +269,12 @@ def test_no_wording_is_the_prompt_of_another_edit_or_measured(base):
     assert not any(prompt.endswith(about) for prompt in kept_bound)
 
 
+def test_an_edit_whose_prompt_writes_its_subject_otherwise_may_be_asked_in_its_own_words(base):
+    edit = Edit("GARO BELLS was employed in", "Oslo", subject="Garo Bells")
+    learned, _ = asked(company(base, [edit], **QUIET), 60)
+    assert any(prompt.endswith("Garo Bells was employed in") for prompt in learned)
+
+
 def test_a_fresh_wording_is_told_from_what_is_replayed(base):
     learned, _ = parts(company(base, [GARO], [OLD], **{**QUIET, "replay": 1})(0, [0]))
     assert [example.fresh for example in learned] == [False, False, True]
