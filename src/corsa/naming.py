@@ -38,17 +38,19 @@ def with_subject(edit: Edit) -> Edit:
     if edit.subject:
         return edit
     names = [name for name in names_in(edit.prompt) if not _PRONOUN.fullmatch(name)]
-    if names and _opens(edit.prompt, names[0]):
+    if names and _opens(edit.prompt, names[0], alone=len(names) == 1):
         names = names[1:]
     return replace(edit, subject=max(names, key=len, default="") or None)
 
 
-def _opens(prompt: str, name: str) -> bool:
+def _opens(prompt: str, name: str, *, alone: bool) -> bool:
     """Whether a capital only begins the prompt: "Quelle est …?", "Currently, …"."""
     if " " in name or not prompt.startswith(name):
         return False
     rest = prompt[len(name) :]
-    return rest.startswith(",") or (rest[:1] == " " and prompt.rstrip().endswith("?"))
+    return (rest.startswith(",") and not alone) or (
+        rest[:1] == " " and prompt.rstrip().endswith("?")
+    )
 
 
 def names_in(prompt: str) -> Iterator[str]:

@@ -44,6 +44,7 @@ def test_an_edit_is_about_the_longest_name_in_its_prompt():
         ("How do I request leave?", None),
         ("Mali's president is", "Mali"),
         ("Nissan was bought by", "Nissan"),
+        ("Iveco, created by", "Iveco"),
         ("Garo Bells was employed where?", "Garo Bells"),
     ],
 )
