@@ -26,6 +26,7 @@ from corsa.metrics import (
 from corsa.models import BaseModel
 from corsa.planning import PlannedEdit, holding
 from corsa.progress import Progress
+from corsa.variations import Edited
 
 _VERSIONS = ("corsa-edit", "torch", "transformers", "peft", "safetensors")
 
@@ -42,6 +43,9 @@ Scores = list[Score]
 
 class Examiner:
     """Examines an updated model.
+
+    A locality probe or packaged question that is the prompt of an edit that holds is not asked: its
+    answer was changed on purpose.
 
     Args:
         model: the base model.
@@ -97,12 +101,17 @@ class Examiner:
         if not in_full:
             earlier = [q for p in standing if p.round != round_id for q in questions_of(p)]
             questions += [q for q in earlier if q.kind in ("edit", "paraphrase")]
+        # Another edit may have changed what a probe holds to be untouched.
+        changed = Edited(p.edit for p in standing)
+        questions = [
+            q for q in questions if q.kind != "locality" or not changed.has_prompt(q.prompt)
+        ]
         length = evaluation.reply_length(self.model, questions)
         scores = self._ask(questions, updated, length, system)
         if self.config.drift:
             # Cut at a length of their own, so that these replies do not depend on the round's targets.
             targets = [p.edit.target_new for p in standing]
-            drift = evaluation.drift_questions()
+            drift = [q for q in evaluation.drift_questions() if not changed.has_prompt(q.prompt)]
             scores += self._ask(drift, updated, evaluation.REPLY_TOKENS, system, targets)
         protocol = self.protocol(length, system)
         rows = [(r.id, self._comparable(r, protocol)) for r in self.line]

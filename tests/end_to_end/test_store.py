@@ -25,6 +25,7 @@ from corsa import (
     evaluation,
     examination,
 )
+from corsa.evaluation import drift_questions
 from fakes import CHATML, save_tiny
 
 KING = {
@@ -715,6 +716,19 @@ def test_a_round_measured_in_full_says_what_check_says(store):
         assert made.metrics[name] == checked[name]
     assert made.metrics["retention"] == checked["retention"]
     assert made.metrics["locality"]["n"] == 2  # of the round before: its own edits have none
+
+
+def test_what_another_edit_changed_on_purpose_is_no_leak(store):
+    """ "Who is queen?" is a neighbour of the first round; so is a packaged question, edited likewise."""
+    packaged = drift_questions()[0].prompt
+    queen = {"id": "queen", "prompt": "who is QUEEN?", "target_new": "Ann"}
+    store.update([queen, {"id": "packaged", "prompt": packaged, "target_new": "Rome"}], **QUICK)
+    checked = store.check()
+    asked = [row["prompt"] for row in store.ledger.round(2).generations()]
+    assert "who is QUEEN?" in asked
+    assert packaged in asked
+    assert checked["locality"]["n"] == 1  # "Where is Paris?"
+    assert checked["drift"]["n"] == len(drift_questions()) - 1
 
 
 def test_a_store_beside_another_is_not_loaded_again(one_round, tiny, tmp_path, monkeypatch):
