@@ -26,6 +26,9 @@ Gradient = dict[str, Tensor]
 # Answer tokens that go through the model together. The embedded model takes 3.5 MB for each while
 # gradients are found (docs/log.md); answers of one phrase hardly come near this.
 _PASS_TOKENS = 512
+# Tokens of an answer up to which what is kept has its whole weight. In a mean over the tokens of a
+# program the one that decides between two programs hardly counts: what is kept would hold it back.
+_PHRASE = 16
 
 
 class Example(NamedTuple):
@@ -259,8 +262,17 @@ def _supervised(
         first = config.keep_first
         count = sum(float(_weights(e, first).sum()) for e in batch if e.kept)
         away = torch.cat([_weights(e, first).to(d) * d for e, d in kept])  # (ΣT,)
-        terms["keep"] = config.keep_weight * keep_loss(away, count)
+        terms["keep"] = config.keep_weight * _share(batch) * keep_loss(away, count)
     return terms
+
+
+def _share(batch: Sequence[Example]) -> float:
+    """What is left of the weight of what is kept, where answers to learn are longer than a phrase."""
+    learned = [(e.weight, len(e.chosen.answer)) for e in batch if not e.kept]
+    if all(tokens <= _PHRASE for _, tokens in learned):
+        return 1.0
+    weighed = sum(weight * min(tokens, _PHRASE) for weight, tokens in learned)
+    return weighed / sum(weight * tokens for weight, tokens in learned)
 
 
 def _weights(example: Example, first: float) -> Tensor:

@@ -319,7 +319,9 @@ def keeping(subject, batch, weight, first=FIRST):
 @pytest.mark.parametrize("micro_batch", [0, 1, 3])
 def test_what_is_kept_has_a_mean_of_its_own(subject, micro_batch):
     """L = w · mean over new tokens + v · mean over kept tokens, each by itself the oracle's."""
-    own, keep = subject.batch[:5], kept(subject, subject.batch[5:])
+    # Of these answers one is longer than a phrase, beside which what is kept weighs less.
+    own = [e for e in subject.batch[:5] if len(e.chosen.answer) <= 16]
+    keep = kept(subject, subject.batch[5:])
     keep[0] = keep[0]._replace(weight=1.7)
     plain = {"dpo": False, "sam": False}
     result = subject.step(
@@ -332,6 +334,24 @@ def test_what_is_kept_has_a_mean_of_its_own(subject, micro_batch):
     assert result.losses == pytest.approx(
         {"sft": subject.step(own, **plain).losses["sft"], "keep": value}, rel=1e-8
     )
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_beside_long_answers_what_is_kept_weighs_less(subject, micro_batch):
+    """As much against one of their tokens as against one of a phrase of 16."""
+    keep = kept(subject, subject.batch[5:])
+    short, long = (
+        example._replace(chosen=exchange(example.chosen.prompt, [5 + i % 7 for i in range(tokens)]))
+        for example, tokens in zip(subject.batch, (16, 40), strict=False)
+    )
+    plain = {"dpo": False, "sam": False, "keep_weight": 0.4, "keep_first": FIRST}
+    value, old = keeping(subject, keep, 0.4)
+    for own, share in (([short], 1.0), ([long], 16 / 40), ([short, long], 32 / 56)):
+        result = subject.step([*own, *keep], **plain, micro_batch=micro_batch)
+        assert result.losses["keep"] == pytest.approx(share * value, rel=1e-8)
+        new = subject.oracle([e._replace(rejected=None) for e in own], dpo=False, sam=False)
+        wanted = {name: new[name] + share * old[name] for name in new}
+        assert difference(result.gradient, wanted) < 1e-8
 
 
 def test_the_first_token_of_what_is_kept_counts_more(subject):
