@@ -29,6 +29,9 @@ _PASS_TOKENS = 512
 # Tokens of an answer up to which what is kept has its whole weight. In a mean over the tokens of a
 # program the one that decides between two programs hardly counts: what is kept would hold it back.
 _PHRASE = 16
+# A pair whose DPO loss is below this (nats; β times the margin is about 14) is settled. Nothing of its
+# gradient is left but the direction, by which a projection would go on bending the other loss.
+_SETTLED = 1e-6
 
 
 class Example(NamedTuple):
@@ -163,8 +166,11 @@ def loss_gradients(
         losses = {"sft": torch.stack(list(terms.values())).sum()} if terms else {}
         # The gradient of "sft" is that of both supervised terms; their values are told apart.
         if config.dpo and part[0].rejected is not None:
-            losses["dpo"] = terms["dpo"] = _dpo(part, chosen, rejected, config.beta, pairs)
-        _accumulate(gradients, losses, params)
+            terms["dpo"] = _dpo(part, chosen, rejected, config.beta, pairs)
+            if float(terms["dpo"].detach()) * pairs >= _SETTLED:
+                losses["dpo"] = terms["dpo"]
+        if losses:
+            _accumulate(gradients, losses, params)
         for name, value in terms.items():
             values[name] = values.get(name, 0.0) + float(value.detach())
         scores.update(zip(indices, map(_example_score, chosen, rejected), strict=True))

@@ -97,6 +97,22 @@ def test_the_step_is_the_oracles_for_other_models(kind, projection):
     assert difference(other.step(**changes).gradient, other.oracle(**changes)) < 2e-6
 
 
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_pairs_that_are_settled_bend_nothing(subject, projection):
+    """The direction of a gradient that has vanished is one like any other to a projection."""
+    far = [e._replace(reference=(e.reference[0] - 200, e.reference[1])) for e in subject.batch]
+    found = subject.step(far, projection=projection, sam=False)
+    assert 0 < found.losses["dpo"] < 1e-6
+    alone = subject.oracle(far, projection="none", dpo=False, sam=False)
+    half = 0.5 if projection == "one-sided" else 1.0  # it takes the mean of both losses
+    assert difference(found.gradient, {n: half * g for n, g in alone.items()}) < 1e-8
+    one_left = [*far[1:], subject.batch[0]]
+    found = subject.step(one_left, projection=projection, sam=False).gradient
+    assert difference(found, subject.oracle(one_left, projection=projection, sam=False)) < 1e-8
+    nothing = subject.step(far, sft=False, projection="none")
+    assert max(float(g.abs().max()) for g in nothing.gradient.values()) == 0
+
+
 def test_all_switches_make_different_steps(subject):
     """Else a switch that does nothing would pass the test above with an oracle as blind."""
     steps = [subject.step(**switches).gradient for switches in SWITCHES]
