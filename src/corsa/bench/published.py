@@ -208,8 +208,12 @@ def _one_benchmark(files: Sequence[Mapping[str, Any]]) -> None:
 
 def _fixed(file: Mapping[str, Any]) -> dict[str, Any]:
     protocol = file["run"]["protocol"].items()
+    asked = file["asked"]
+    # What a version says about a data set is not the data set.
+    dataset = {name: value for name, value in asked["dataset"].items() if name != "about"}
     return {
-        **{name: file["asked"].get(name) for name in (*_ALIKE, "code")},
+        **{name: asked.get(name) for name in (*_ALIKE, "code")},
+        "dataset": dataset,
         **{name: value for name, value in protocol if name not in _MAY_DIFFER},
     }
 

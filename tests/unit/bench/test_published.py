@@ -219,6 +219,17 @@ def test_runs_join_one_by_one_and_none_is_written_over_by_accident(tmp_path):
     assert published(results / "counterfact")[1]["run"]["final"]["reliability"] == 0.5
 
 
+def test_a_data_set_that_is_described_anew_is_the_same(tmp_path):
+    publish(bench(tmp_path / "b", [run("lora", 0)]), tmp_path / "results")
+    dataset = record()["dataset"] | {"about": "CounterFact, said better"}
+    anew = bench(tmp_path / "other", [run("corsa", 0)], dataset=dataset)
+    publish(anew, tmp_path / "results")
+    assert len(published(tmp_path / "results" / "counterfact")) == 2
+    other = bench(tmp_path / "third", [run("lora", 1)], dataset=dataset | {"sha256": "ef"})
+    with pytest.raises(UsageError, match="dataset is"):
+        publish(other, tmp_path / "results")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
