@@ -25,7 +25,6 @@ from corsa import (
     evaluation,
     examination,
 )
-from corsa.evaluation import drift_questions
 from fakes import CHATML, save_tiny
 
 KING = {
@@ -719,8 +718,8 @@ def test_a_round_measured_in_full_says_what_check_says(store):
 
 
 def test_what_another_edit_changed_on_purpose_is_no_leak(store):
-    """ "Who is queen?" is a neighbour of the first round; so is a packaged question, edited likewise."""
-    packaged = drift_questions()[0].prompt
+    """A neighbour of the first round is edited in the second, and a packaged question."""
+    packaged = evaluation.drift_questions()[0].prompt
     queen = {"id": "queen", "prompt": "who is QUEEN?", "target_new": "Ann"}
     store.update([queen, {"id": "packaged", "prompt": packaged, "target_new": "Rome"}], **QUICK)
     checked = store.check()
@@ -728,7 +727,7 @@ def test_what_another_edit_changed_on_purpose_is_no_leak(store):
     assert "who is QUEEN?" in asked
     assert packaged in asked
     assert checked["locality"]["n"] == 1  # "Where is Paris?"
-    assert checked["drift"]["n"] == len(drift_questions()) - 1
+    assert checked["drift"]["n"] == len(evaluation.drift_questions()) - 1
 
 
 def test_a_store_beside_another_is_not_loaded_again(one_round, tiny, tmp_path, monkeypatch):
