@@ -139,11 +139,6 @@ class Config:
         "train the adapter's A in coordinates in which what all text has in common counts no more than "
         "what one subject has",
     )
-    damping: float = _setting(
-        0.003,
-        "whitening: energy that every direction of an input has at the least, of the mean",
-        low=1e-6,
-    )
 
     ft_layer: int = _setting(
         -1, "ft-l: the layer whose MLP is tuned, from 0; -1: the middle one", low=-1

@@ -29,6 +29,8 @@ _A = ".lora_A"
 # Width up to which all directions of a module are told apart, and how many of a wider one: those of a
 # model of eight billion parameters would take gigabytes.
 _NARROW, _DIRECTIONS = 2048, 512
+# λ: energy that every direction has at the least, as a share of the mean.
+_DAMPING = 0.003
 # Every so many packaged prompts, and so many passing remarks in a row.
 _EVERY, _REMARKS = 3, 8
 
@@ -111,10 +113,9 @@ class Whitening:
     Args:
         adapter: what is trained; A belongs to modules of its base model.
         texts: token ids of text that should stay as it is.
-        damping: λ of `whitener`.
     """
 
-    def __init__(self, adapter: Adapter, texts: Sequence[Sequence[int]], damping: float) -> None:
+    def __init__(self, adapter: Adapter, texts: Sequence[Sequence[int]]) -> None:
         self._params = {name: p for name, p in adapter.params.items() if _A in name}
         inputs = _inputs(adapter.base, {name.split(_A)[0] for name in self._params}, texts)
         self._of: dict[str, Whitener] = {}
@@ -123,7 +124,7 @@ class Whitening:
             rows = inputs.pop(name.split(_A)[0])
             # Neighbours read the same where they stand side by side, as gate and up projection do.
             if last is None or not torch.equal(last[0], rows):
-                last = rows, whitener(rows, damping)
+                last = rows, whitener(rows, _DAMPING)
             self._of[name] = last[1]
 
     def begin(self) -> None:

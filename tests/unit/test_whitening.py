@@ -65,8 +65,8 @@ def test_of_a_wide_module_the_strongest_directions_are_told_apart(monkeypatch):
     assert float((shared @ p).norm()) < 0.2 * float(found.rest)
 
 
-def whitened(adapter, damping=0.01):
-    return Whitening(adapter, TEXTS, damping)
+def whitened(adapter):
+    return Whitening(adapter, TEXTS)
 
 
 def a_matrices(adapter):

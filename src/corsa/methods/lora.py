@@ -118,7 +118,7 @@ def _whitening(adapter: Adapter, task: Task) -> Whitening | None:
     if not task.config.whitening:
         return None
     task.progress.begin("looking at what the adapter will read")
-    whitening = Whitening(adapter, packaged_texts(task.base), task.config.damping)
+    whitening = Whitening(adapter, packaged_texts(task.base))
     if task.incoming is None:
         whitening.begin()
     return whitening
