@@ -52,7 +52,24 @@ PLANNED = {
             "The paper's settings and LoRA, both until they converge",
             ("lora-converged", "paper-converged"),
         ),
-    )
+    ),
+    # Records that defaults are chosen on.
+    "counterfact-dev": (
+        Block("front", "The weight of what is kept", ("corsa@4", "corsa@1", "corsa@8")),
+        Block(
+            "ablations",
+            "Ablations",
+            (
+                "corsa@4",
+                "no-sam",
+                "no-dpo",
+                "no-projection",
+                "no-positives",
+                "no-keep",
+                "no-replay",
+            ),
+        ),
+    ),
 }
 # What is beside it: parts of the whole method.
 WHOLE = "corsa"
