@@ -55,7 +55,20 @@ PLANNED = {
     ),
     # Records that defaults are chosen on.
     "counterfact-dev": (
-        Block("front", "The weight of what is kept", ("corsa@4", "corsa@1", "corsa@8")),
+        Block(
+            "front",
+            "The weight of what is kept",
+            tuple(
+                f"{method}@{weight}"
+                for method, weights in (
+                    ("corsa", (4, 1, 8)),
+                    ("lora", (0, 1, 4, 16)),
+                    ("sam", (0, 1, 4, 16)),
+                    ("sft+dpo", (0, 1, 4, 16)),
+                )
+                for weight in weights
+            ),
+        ),
         Block(
             "ablations",
             "Ablations",
