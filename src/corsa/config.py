@@ -31,7 +31,6 @@ _PLAIN: Mapping[str, Any] = {
     "positives": 0,
     "contrast": 0,
     "other_relations": 0.0,
-    "whitening": False,
     "ascent": "exact",
     "layers": "all",
     "parts": "all",
@@ -132,12 +131,6 @@ class Config:
         "auto",
         "which part of those layers it acts on; auto: the MLP where it can act on one, else all",
         choices=("auto", "all", "mlp", "attention"),
-    )
-
-    whitening: bool = _setting(
-        False,
-        "train the adapter's A in coordinates in which what all text has in common counts no more than "
-        "what one subject has",
     )
 
     ft_layer: int = _setting(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from corsa.errors import TrainingError
 from corsa.models import Adapter
 from corsa.sharpness import global_norm
 from corsa.step import Example, ExampleScore, Gradient, StepResult, corsa_step, score_examples
-from corsa.whitening import Whitening
 
 # Visits to each edit before the rate falls in a round of the embedded model, for the first estimate of
 # time left: without and with fresh wordings.
@@ -105,7 +103,6 @@ class RoundTrainer:
             learned decides about convergence where `positives` is on; what is kept never does.
         earlier: edits of earlier rounds. Those that are right when the round begins must be right
             before it ends, unless it comes to its cap; whether it converged is about its own alone.
-        whitening: the coordinates that the optimiser works in; `None`: A's and B's own.
     """
 
     def __init__(
@@ -115,10 +112,8 @@ class RoundTrainer:
         config: Config,
         joining: Joining | None = None,
         earlier: Sequence[Example] = (),
-        whitening: Whitening | None = None,
     ) -> None:
         self.adapter = adapter
-        self.whitening = whitening
         self.examples = list(examples)
         self.earlier = list(earlier)
         self.joining = joining
@@ -296,16 +291,11 @@ class RoundTrainer:
     def _apply(self, gradient: Gradient, norm: float, rate: float) -> None:
         clip = self.config.clip
         scale = min(1.0, clip / norm) if clip and norm > 0 else 1.0
-        turning: AbstractContextManager[None] = nullcontext()
-        if self.whitening:
-            gradient = self.whitening.gradients(gradient)
-            turning = self.whitening.turning(rate * self.config.weight_decay)
         for name, param in self.params.items():
             param.grad = gradient[name].to(param.dtype) * scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with turning:
-            self.optimizer.step()
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _note(self, scores: dict[int, ExampleScore], fresh: Sequence[bool]) -> None:

@@ -15,7 +15,6 @@ from corsa.models import Adapter, BaseModel
 from corsa.planning import PlannedEdit
 from corsa.step import Example
 from corsa.training import RoundTrainer, StepEvent
-from corsa.whitening import Whitening, packaged_texts
 
 _TRAINED = "round"
 _READ = "read"
@@ -83,9 +82,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         Example(task.base.chat.exchange(edit.prompt, edit.target_new))
         for edit in (earlier if config.remember else ())
     ]
-    trainer = RoundTrainer(
-        adapter, examples, config, company, remembered, _whitening(adapter, task)
-    )
+    trainer = RoundTrainer(adapter, examples, config, company, remembered)
     if saved := checkpoints.load():
         trainer.load_state(*saved)
         progress.say(f"going on after step {trainer.position.step} of the interrupted round")
@@ -111,17 +108,6 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         "train_dtype": task.base.train_dtype(config.train_dtype),
         "history": outcome.position.history,
     }
-
-
-def _whitening(adapter: Adapter, task: Task) -> Whitening | None:
-    """The coordinates A is trained in; a new adapter's begins in them."""
-    if not task.config.whitening:
-        return None
-    task.progress.begin("looking at what the adapter will read")
-    whitening = Whitening(adapter, packaged_texts(task.base))
-    if task.incoming is None:
-        whitening.begin()
-    return whitening
 
 
 def _packing(base: BaseModel) -> str:
