@@ -83,6 +83,17 @@ PLANNED = {
             ),
         ),
     ),
+    "counterfact-rates": (
+        Block(
+            "baselines",
+            "Learning rates of the baselines",
+            tuple(
+                f"{method}@{rate}"
+                for method in ("lora", "sam", "sft+dpo")
+                for rate in ("2e-4", "5e-4", "1e-3")
+            ),
+        ),
+    ),
 }
 # What is beside it: parts of the whole method.
 WHOLE = "corsa"
