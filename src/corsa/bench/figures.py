@@ -215,7 +215,7 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
 
     Args:
         ax: where.
-        methods: of the report; those called NAME@SETTING are one method, and joined in their order.
+        methods: of the report; those called NAME@SETTING are one method, joined in their order.
 
     Returns:
         How many methods have both numbers.
@@ -224,23 +224,31 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
     shown = {
         k: [m[name] for name in names] for k, m in methods.items() if all(n in m for n in names)
     }
-    for number, (label, (leak, generality)) in enumerate(shown.items()):
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for label, (leak, generality) in shown.items():
+        name, _, setting = label.partition("@")
+        curve = curves.setdefault(name, [])
+        point = (100 * leak["mean"], 100 * generality["mean"])
+        style = _style(list(curves).index(name))
         ax.errorbar(
-            100 * leak["mean"],
-            100 * generality["mean"],
+            *point,
             xerr=_bars(leak),
             yerr=_bars(generality),
-            label=label,
+            label=None if curve else name,
             capsize=3,
             elinewidth=1,
             markersize=7,
-            **_style(number),
+            **style,
         )
-    curves: dict[str, list[list[float]]] = {}
-    for label, found in shown.items():
-        if "@" in label:
-            name = label.partition("@")[0]
-            curves.setdefault(name, []).append([100 * number["mean"] for number in found])
+        ax.annotate(
+            setting,
+            point,
+            xytext=(6, -9),
+            textcoords="offset points",
+            color=style["color"],
+            size=8,
+        )
+        curve.append(point)
     for points in curves.values():
         ax.plot(*zip(*points, strict=True), color=_GREY, linewidth=1, zorder=1)
     top = max([10.0, *(100 * (leak["high"] or leak["mean"]) for leak, _ in shown.values())])
@@ -248,7 +256,7 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
     ax.set_ylim(-3, 103)
     ax.set_xlabel("leak, %: the new answer where it does not belong")
     ax.set_ylabel("generality, %: other wordings right")
-    ax.annotate("↖ better", (0.02, 0.97), xycoords="axes fraction", va="top", color=_GREY, size=9)
+    ax.set_title("↖ better", loc="right", color=_GREY, size=9)
     _plain(ax)
     return len(shown)
 

@@ -115,6 +115,12 @@ def test_settings_of_one_method_are_joined_in_their_order():
     (ax,) = figures.front({**at, "c": at["b@1"]}).axes
     curves = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) > 1]
     assert curves == [pytest.approx([30, 10, 20])]
+    # One look and one name each; the settings stand beside their points.
+    assert ax.get_legend_handles_labels()[1] == ["a", "b", "c"]
+    assert [text.get_text() for text in ax.texts] == ["1", "1", "4", "9", ""]
+    a, b, *more, c = [container.lines[0].get_color() for container in ax.containers]
+    assert len({a, b, c}) == 3
+    assert set(more) == {a}
 
 
 def test_no_two_of_twenty_methods_look_alike():

@@ -91,8 +91,9 @@ def test_long_names_are_cut_and_stay_different():
 
 
 def test_a_methods_name_is_text_whatever_is_in_it():
-    label = "<b>a</b> & $x^2$ 日本"
+    label, setting = "<b>a</b> & $x^2$ 日本", "$y^2$ & <b>"
     found = {"mean": 0.5, "low": None, "high": None}
-    figure = figures.front({label: {"generality": found, "leak": found}})
+    figure = figures.front({f"{label}@{setting}": {"generality": found, "leak": found}})
     assert label in texts(figure.svg)
+    assert setting in texts(figure.svg)
     assert "<b>" not in figure.svg
