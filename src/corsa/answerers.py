@@ -349,8 +349,11 @@ class ModelAnswerer:
 
         hf, stops = self.base.hf, torch.tensor(self.base.chat.stop_ids, device=tokens.device)
         cache = DynamicCache(config=hf.config)
+        # transformers calls it `cache` from 5.24 on.
+        name = "cache" if "cache" in self.base.forward.arguments else "past_key_values"
+        remembered = {name: cache}
         if shared:
-            hf(input_ids=tokens[:1, :shared], past_key_values=cache, use_cache=True)
+            hf(input_ids=tokens[:1, :shared], use_cache=True, **remembered)
             cache.batch_repeat_interleave(len(tokens))
         written: list[list[int]] = [[] for _ in tokens]
         alive = torch.arange(len(tokens), device=tokens.device)
@@ -360,9 +363,9 @@ class ModelAnswerer:
                 input_ids=read,
                 attention_mask=mask,
                 position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -read.shape[1] :],
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **remembered,
             ).logits
             read = choice(logits[:, -1], alive, step)[:, None]
             for row, token in zip(alive.tolist(), read[:, 0].tolist(), strict=True):

@@ -89,10 +89,11 @@ def says(base, text, end, prompts):
     width = max(len(base.chat.prompt_ids(prompt)) for prompt in prompts)
     real = base.hf.forward
 
-    def forward(*args, input_ids, past_key_values=None, **kwargs):
-        read = past_key_values.get_seq_length() if past_key_values is not None else 0
+    def forward(*args, input_ids, **kwargs):
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        read = cache.get_seq_length() if cache is not None else 0
         said = read + input_ids.shape[1] - width
-        out = real(*args, input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+        out = real(*args, input_ids=input_ids, **kwargs)
         out.logits[:, -1] = 0.0
         out.logits[:, -1, tokens[max(0, min(said, len(tokens) - 1))]] = 1.0
         return out
