@@ -152,6 +152,32 @@ class ChatFormat:
         )
         return text.strip()
 
+    def place_of(self, prompt: str, text: str) -> int:
+        """Where the last mention of a text in a prompt ends.
+
+        Args:
+            prompt: the user's turn.
+            text: part of it, in any case; empty or not in it: the prompt itself.
+
+        Returns:
+            The place of its last token among `prompt_ids(prompt)`.
+        """
+        tokens = self.prompt_ids(prompt)
+        written = self._written(tokens)
+        for wanted in filter(None, (text.strip(), prompt.strip())):
+            at = written.lower().rfind(wanted.lower())
+            if at < 0:
+                continue
+            end = at + len(wanted)
+            # What a token adds to a text depends on those before it, so beginnings are compared.
+            return next(i for i in range(len(tokens)) if len(self._written(tokens[: i + 1])) >= end)
+        return len(tokens) - 1
+
+    def _written(self, tokens: Sequence[int]) -> str:
+        """What tokens say, special ones too; of a character that is not whole nothing."""
+        text: str = self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+        return text.rstrip("\ufffd")
+
     def first_words(self, text: str, max_tokens: int) -> str:
         """The beginning of a text: its first sentence, at most `max_tokens` tokens.
 

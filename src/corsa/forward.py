@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from corsa.chat import Exchange
 from corsa.packing import PrefixTree, build_tree, chunks
@@ -64,6 +66,47 @@ class PackingRule(NamedTuple):
     by_blocks: bool = False
 
 
+class Spot(NamedTuple):
+    """A token of a prompt at which something is added or looked at.
+
+    Attributes:
+        place: of the token in the prompt, from 0.
+        value: which of the values is about it.
+    """
+
+    place: int
+    value: int
+
+
+# By the prompt's tokens.
+Spots = Mapping[tuple[int, ...], Spot]
+
+
+class Passed(NamedTuple):
+    """What passed through some modules with some exchanges, a row for every token that was read.
+
+    Attributes:
+        inputs: of each module that was asked for, shape (N, its width).
+        output: of the last layer that was asked for, shape (N, D).
+        paths: for each exchange the rows of its tokens, in order; exchanges share rows where packed.
+    """
+
+    inputs: list[Tensor]
+    output: Tensor
+    paths: list[list[int]]
+
+    def often(self) -> Tensor:
+        """How many exchanges read each row, shape (N,); none: padding."""
+        counts = Counter(row for path in self.paths for row in path)
+        often = torch.zeros(len(self.output), dtype=torch.float64)
+        often[list(counts)] = torch.tensor(list(counts.values()), dtype=torch.float64)
+        return often.to(self.output.device)
+
+
+class _Enough(Exception):  # noqa: N818 - no error: the layers above need not run
+    """All that was asked for has passed."""
+
+
 class Forward:
     """Runs a causal language model on exchanges.
 
@@ -80,6 +123,7 @@ class Forward:
         self.model = model
         self.pad_id = pad_id
         self.max_tokens = max_tokens
+        self._shift: tuple[nn.Module, Spots, Callable[[], Tensor]] | None = None
         self.arguments = set(inspect.signature(model.forward).parameters)
         padded = PackingRule(None, None, "padded batches were asked for")
         self.rule = padded if packing == "padded" else find_packing(self)
@@ -168,12 +212,84 @@ class Forward:
 
     def _run(self, exchanges: Sequence[Exchange]) -> tuple[Tensor, Tensor]:
         """One pass: logits of shape (R, V), and for every answer token in turn its row, (ΣT,)."""
-        windows, max_depth, _, by_blocks = self.rule
-        longest = max(len(prompt) + len(answer) - 1 for prompt, answer in exchanges)
-        if windows is None or (max_depth is not None and longest > max_depth):
-            return self._padded(exchanges)
+        tree, paths = self._arranged(exchanges)
+        with ExitStack() as stack:
+            if self._shift is not None:
+                stack.enter_context(_shifted(self._shift, exchanges, paths))
+            if tree is None or self.rule.windows is None:
+                return self._padded(exchanges)
+            by_blocks = self.rule.by_blocks and tree.blocks.dense
+            return self._packed(tree, self.rule.windows, by_blocks=by_blocks)
+
+    def _arranged(
+        self, exchanges: Sequence[Exchange]
+    ) -> tuple[PrefixTree | None, list[Sequence[int]]]:
+        """The tree if exchanges are packed, and for each the rows of its tokens in what passes."""
+        windows, max_depth = self.rule.windows, self.rule.max_depth
+        read = [len(prompt) + len(answer) - 1 for prompt, answer in exchanges]
+        width = max(read)
+        if windows is None or (max_depth is not None and width > max_depth):
+            return None, [range(i * width, i * width + n) for i, n in enumerate(read)]
         tree = build_tree(exchanges, self.device)
-        return self._packed(tree, windows, by_blocks=by_blocks and tree.blocks.dense)
+        return tree, list(tree.paths)
+
+    @contextmanager
+    def shifting(
+        self, layer: nn.Module, spots: Spots, values: Callable[[], Tensor]
+    ) -> Iterator[None]:
+        """Inside the block a value is added to what a layer says at some tokens.
+
+        Args:
+            layer: of the decoder.
+            spots: where, and which value; prompts that are not among them pass as they are.
+            values: gives the values, shape (E, D), at every pass.
+
+        Yields:
+            Nothing.
+        """
+        self._shift = layer, spots, values
+        try:
+            yield
+        finally:
+            self._shift = None
+
+    @torch.no_grad()
+    def passing(
+        self, exchanges: Sequence[Exchange], modules: Sequence[nn.Module], layer: nn.Module
+    ) -> Iterator[Passed]:
+        """What some modules read, and what a layer at or above all of them says.
+
+        Args:
+            exchanges: any number; an answer's last token is not read.
+            modules: whose inputs are wanted.
+            layer: whose output is wanted; no layer above it runs.
+
+        Yields:
+            One for every pass, in the order of the exchanges.
+        """
+        for group in chunks(exchanges, self.max_tokens):
+            part = [exchanges[i] for i in group]
+            _, paths = self._arranged(part)
+            seen: dict[int, Tensor] = {}
+            said: list[Tensor] = []
+
+            def note(module: nn.Module, args: tuple[Tensor, ...], seen: Any = seen) -> None:
+                seen[id(module)] = args[0].flatten(0, -2)
+
+            def end(_: nn.Module, __: Any, output: Any, said: Any = said) -> None:
+                said.append(_hidden(output).flatten(0, -2))
+                raise _Enough
+
+            hooks = [module.register_forward_pre_hook(note) for module in modules]
+            hooks.append(layer.register_forward_hook(end))
+            try:
+                self._run(part)
+            except _Enough:
+                pass
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            yield Passed([seen[id(module)] for module in modules], said[0], list(map(list, paths)))
 
     def _packed(
         self, tree: PrefixTree, windows: Windows, *, by_blocks: bool
@@ -217,6 +333,42 @@ class Forward:
             return kept
         full: Tensor = self.model(**inputs, use_cache=False).logits
         return full[:, rows]
+
+
+def _hidden(output: Any) -> Tensor:
+    """The hidden states in what a decoder layer gives; some give more."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+@contextmanager
+def _shifted(
+    shift: tuple[nn.Module, Spots, Callable[[], Tensor]],
+    exchanges: Sequence[Exchange],
+    paths: Sequence[Sequence[int]],
+) -> Iterator[None]:
+    """Inside the block values are added at rows of what passes."""
+    layer, spots, values = shift
+    rows = {
+        path[spot.place]: spot.value
+        for exchange, path in zip(exchanges, paths, strict=True)
+        if (spot := spots.get(exchange.prompt)) is not None
+    }
+
+    def add(_: nn.Module, __: Any, output: Any) -> Any:
+        hidden = _hidden(output)
+        at = torch.tensor(list(rows), device=hidden.device)
+        which = torch.tensor(list(rows.values()), device=hidden.device)
+        moved = hidden.flatten(0, -2).index_add(0, at, values()[which].to(hidden.dtype))
+        moved = moved.view_as(hidden)
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    hook = layer.register_forward_hook(add) if rows else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -136,6 +136,22 @@ class BaseModel:
         logger.info("adapting %d modules: %s", len(modules), dict(kinds))
         return Adapter(self, name)
 
+    def outputs(self) -> list[tuple[nn.Module, str]]:
+        """The decoder's layers with what writes their MLP's result into the residual stream.
+
+        Returns:
+            Layers in order, each with the full name of that projection; layers without one are left out.
+        """
+        found: dict[str, str] = {}
+        width = self.hf.get_input_embeddings().weight.shape[1]
+        for name in adaptable_modules(self.hf):
+            at = re.match(r"(.*?\.\d+)\.", name)
+            module = self.hf.get_submodule(name)
+            weight = getattr(module, "base_layer", module).weight
+            if at and width in weight.shape and not _attends(name):
+                found[at[1]] = name  # the last one of a layer's MLP
+        return [(self.hf.get_submodule(layer), name) for layer, name in found.items()]
+
     def load_adapter(self, name: str, folder: Path) -> Adapter:
         """Attach a saved adapter, to be asked or trained on.
 
@@ -389,6 +405,10 @@ class BaseModel:
             self._peft.base_model.enable_adapter_layers()
             self._peft.set_adapter(name)
 
+    def _scaling(self, module: str, name: str) -> float:
+        """By how much the adapter's B A is scaled at a module."""
+        return float(self.hf.get_submodule(module).scaling[name])
+
     def _lora_layers(self) -> list[Any]:
         from peft.tuners.lora import LoraLayer
 
@@ -472,6 +492,54 @@ class Adapter:
         with torch.no_grad():
             for name, param in self.params.items():
                 param.copy_(state[name])
+
+    def acts_on(self, module: str) -> bool:
+        """Whether it acts on a module.
+
+        Args:
+            module: its full name.
+
+        Returns:
+            Whether it has an A and a B there.
+        """
+        return f"{module}.lora_A.weight" in self.params
+
+    @torch.no_grad()
+    def add(self, module: str, change: Tensor, metric: Tensor, generator: torch.Generator) -> float:
+        """Let it do something more at one of its modules, as nearly as its rank allows.
+
+        A and B become the best of that rank for inputs with the given second moments (Eckart and Young,
+        after whitening). Rows of A that this leaves unused are drawn anew, their columns of B zero, so
+        that training can go on in them.
+
+        Args:
+            module: full name; it must act there.
+            change: what it does beside what it does already, shape (out, in): `change @ x` is added.
+            metric: second moments of the inputs that count, shape (in, in), positive definite.
+            generator: draws the unused rows.
+
+        Returns:
+            Which part of what it should do, in squared length over those inputs, the rank cannot hold.
+        """
+        down, up = (self.params[f"{module}.lora_{part}.weight"] for part in "AB")
+        scale = self.base._scaling(module, self.name)
+        whole = scale * up.double() @ down.double() + change.double()
+        root = torch.linalg.cholesky(metric.double())
+        left, values, right = torch.linalg.svd(whole @ root, full_matrices=False)
+        rank = len(down)
+        lost = float(values[rank:].square().sum() / values.square().sum().clamp_min(1e-300))
+        best = torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
+        kept = (left[:, :rank] * values[:rank]) @ best
+        left, values, right = torch.linalg.svd(kept, full_matrices=False)
+        root_values = (values[:rank] / scale).sqrt()
+        used = int((values[:rank] > 1e-7 * values[0]).sum())
+        bound = down.shape[1] ** -0.5
+        fresh = torch.empty(down.shape).uniform_(-bound, bound, generator=generator).to(down)
+        fresh[:used] = (root_values[:used, None] * right[:used]).to(down)
+        up.zero_()
+        up[:, :used] = (left[:, :used] * root_values[:used]).to(up)
+        down.copy_(fresh)
+        return lost
 
     def save(self, folder: Path) -> None:
         """Write the adapter as plain peft reads it; equal adapters give equal bytes.
@@ -640,11 +708,16 @@ def _chosen(modules: list[str], config: Config) -> list[str]:
     last = max(last, first + 1)  # a share of a small model may be less than one layer
     if (first, last) != (0, depth):
         modules = [name for name in modules if first <= places.get(name, -1) < last]
-    attention = [n for n in modules if "att" in n.rpartition(".")[0].rpartition(".")[2]]
+    attention = [name for name in modules if _attends(name)]
     mlp = [name for name in modules if name not in attention]
     return {"all": modules, "mlp": mlp, "attention": attention, "auto": mlp or modules}[
         config.parts
     ]
+
+
+def _attends(name: str) -> bool:
+    """Whether a module is a part of attention, by its full name."""
+    return "att" in name.rpartition(".")[0].rpartition(".")[2]
 
 
 def _shortest_names(modules: list[str], hf: Any) -> list[str]:

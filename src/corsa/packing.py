@@ -53,6 +53,7 @@ class PrefixTree:
         parents: of each node, −1 for the root.
         trunk: how many nodes all exchanges share.
         members: nodes of each block beyond the trunk.
+        paths: for each exchange the nodes of all that is read of it, in order.
         rows: for each exchange the nodes whose logits predict its answer tokens, each of shape (T,).
         targets: for each exchange its answer tokens, each of shape (T,).
     """
@@ -62,6 +63,7 @@ class PrefixTree:
     parents: tuple[int, ...]
     trunk: int
     members: tuple[tuple[int, ...], ...]
+    paths: tuple[tuple[int, ...], ...]
     rows: tuple[Tensor, ...]
     targets: tuple[Tensor, ...]
 
@@ -114,7 +116,8 @@ def build_tree(exchanges: Sequence[Exchange], device: torch.device | str = "cpu"
         The tree.
     """
     trie = _Trie(exchanges)
-    paths = [trie.insert(exchange)[len(exchange.prompt) - 1 :] for exchange in exchanges]
+    paths = [tuple(trie.insert(exchange)) for exchange in exchanges]
+    begin = [len(exchange.prompt) - 1 for exchange in exchanges]
     depths = [0] * len(trie.parents)
     for node, parent in enumerate(trie.parents):
         depths[node] = depths[parent] + 1 if parent >= 0 else 0
@@ -124,7 +127,10 @@ def build_tree(exchanges: Sequence[Exchange], device: torch.device | str = "cpu"
         parents=tuple(trie.parents),
         trunk=trie.trunk,
         members=tuple(map(tuple, trie.blocks.values())),
-        rows=tuple(torch.tensor(path, device=device) for path in paths),
+        paths=tuple(paths),
+        rows=tuple(
+            torch.tensor(path[at:], device=device) for path, at in zip(paths, begin, strict=True)
+        ),
         targets=tuple(torch.tensor(answer, device=device) for _, answer in exchanges),
     )
 
