@@ -27,10 +27,12 @@ from corsa.variations import (
     Edited,
     Shape,
     Topic,
+    library,
     other_relation,
     other_subject,
     passing_remarks,
     positive,
+    subjects_by_kind,
     topic_of,
 )
 
@@ -47,8 +49,11 @@ _REMARK_TOKENS, _POOL_TOKENS = 18, 12
 _STRANGERS = 9
 # Draws after which no other subject is looked for: every one was edited.
 _TRIES = 8
+# What is looked at when an adapter is solved for: packaged relations, other subjects in fresh wordings
+# of each edit, passages of plain text.
+_ASKED, _OTHERS, _PASSAGES = 350, 12, 120
 # Streams of random numbers of a step, beside those of the pools.
-_OWN, _REPLAYED, _ROUND, _PASSAGE, _LOST = 10, 11, 12, 13, 14
+_OWN, _REPLAYED, _ROUND, _PASSAGE, _LOST, _SOLVED = 10, 11, 12, 13, 14, 15
 
 
 class Tokens(NamedTuple):
@@ -121,6 +126,90 @@ class Company:
         for number in range(self.config.keep_plain if self._remarks else 0):
             kept.append(self._passage(self._rng(step, _PASSAGE, number)))
         return [*learned, *self._taught(kept)]
+
+    def wordings(
+        self, index: int, count: int, *, earlier: bool = False, stream: int = 0
+    ) -> list[str]:
+        """Fresh wordings of an edit, drawn before any step.
+
+        Args:
+            index: of the edit.
+            count: how many are tried; one that comes twice, or does not fit, is left out.
+            earlier: it is one of the earlier edits.
+            stream: another number gives others.
+
+        Returns:
+            Prompts; none of them is the edit's own.
+        """
+        topics, edits = (self.earlier_topics, self.earlier) if earlier else (self.topics, self.own)
+        if not topics:
+            return []
+        edit, topic = edits[index], topics[index]
+        rng = self._rng(_SOLVED, int(earlier), stream, index)
+        shapes = [self._wording(edit, topic, rng) for _ in range(count)]
+        prompts = [shape.about(topic.subject) for shape in shapes if shape is not None]
+        return [
+            prompt
+            for prompt in dict.fromkeys(prompts)
+            if prompt != edit.prompt
+            and self._fits(self.base.chat.exchange(prompt, edit.target_new))
+        ]
+
+    def of_the_same(self, index: int, count: int) -> list[str]:
+        """Something else about an edit's subject, where nothing else about it was edited.
+
+        Args:
+            index: of one of the round's own edits.
+            count: how many are tried.
+
+        Returns:
+            Prompts.
+        """
+        if not self.topics:
+            return []
+        topic, found = self.topics[index], list[str]()
+        rng = self._rng(_SOLVED, 2, 0, index)
+        for _ in range(count if self.edited.only_fact_of(topic.subject) else 0):
+            prompt = other_relation(topic, rng)
+            if prompt and self._stays(prompt, prompt, topic):
+                found.append(prompt)
+        return [*dict.fromkeys(found)]
+
+    def standing(self) -> list[list[Exchange]]:
+        """What an edit must not change, to be looked at once and not to be trained on.
+
+        Returns:
+            Groups that count alike: what is kept with the base model's replies, the packaged relations
+            about packaged subjects, fresh wordings about others, plain text.
+        """
+        rng = self._rng(_SOLVED, 3)
+        replied = [x for part in self._strangers for x in part]
+        replied += [x for pool, _ in self._pools for x in pool]
+        subjects = subjects_by_kind()
+        asked = [
+            self._first(prompt)
+            for relation in library()
+            for kind in relation.kinds
+            for template in relation.templates
+            for prompt in [
+                Shape("", template).about(subjects[kind][int(rng.integers(len(subjects[kind])))])
+            ]
+            if not self.edited.named_in(prompt) and not self.edited.examines(prompt)
+        ]
+        chosen = self._drawn(len(asked), _ASKED, 0, _SOLVED)
+        others = []
+        for topic in self.topics:
+            for _ in range(_OTHERS):
+                shape = positive(topic, rng)
+                others += self._others(shape, topic, 1, rng)
+        plain = [self._passage(rng) for _ in range(_PASSAGES if self._remarks else 0)]
+        groups = [
+            replied,
+            [asked[i] for i in sorted(chosen)],
+            [self._first(prompt) for prompt in dict.fromkeys(others)],
+            plain,
+        ]
+        return [kept for group in groups if (kept := [x for x in group if self._fits(x)])]
 
     def _replayed(self, step: int, lost: Sequence[int]) -> list[int]:
         """Indices of the earlier edits of a step."""

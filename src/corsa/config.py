@@ -53,6 +53,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
+    # A round in closed form, of up to 128 edits in all; only what it leaves is trained.
+    "solved": {"solve": True, "rank": 128},
     # The authors' settings (arXiv 2602.03696 and their code): batch 8 × accumulation 4.
     "paper": {
         **_PLAIN,
@@ -94,7 +96,11 @@ class Config:
     """
 
     method: str = _setting("corsa", "how the model is edited", choices=tuple(METHODS))
-    preset: str = _setting("default", "a named set of settings", choices=tuple(PRESETS))
+    preset: str = _setting(
+        "default",
+        "a named set of settings: paper, the authors'; solved, a beginning in closed form",
+        choices=tuple(PRESETS),
+    )
 
     sft: bool = _setting(True, "train towards the new answer")
     dpo: bool = _setting(True, "train the new answer against the old one")
@@ -131,6 +137,33 @@ class Config:
         "auto",
         "which part of those layers it acts on; auto: the MLP where it can act on one, else all",
         choices=("auto", "all", "mlp", "attention"),
+    )
+
+    solve: bool = _setting(
+        False,
+        "begin a round in closed form: what each subject's last token must carry is found, and written "
+        "into the adapter; what is not right then is trained. Every edit takes one of the rank",
+    )
+    solve_layers: str = _setting(
+        "0.167-0.333",
+        "layers whose output projections are solved for, as shares of the depth: FROM-TO; the adapter "
+        "must act on them",
+    )
+    solve_wordings: int = _setting(
+        4, "fresh wordings of an edit in which its value must be right, beside its prompt", low=0
+    )
+    solve_passes: int = _setting(
+        3,
+        "times an adapter is solved for at the most, each with more wordings, until nine in ten of "
+        "those never seen are right",
+        low=1,
+    )
+    solve_steps: int = _setting(30, "steps after which values are taken as they are", low=1)
+    solve_loss: float = _setting(0.15, "L_SFT at which values are good enough, nats", low=0)
+    solve_weight: float = _setting(
+        100.0,
+        "weight of what must stay while an adapter is solved for, beside 1 for an edit",
+        low=0,
     )
 
     ft_layer: int = _setting(
@@ -257,6 +290,7 @@ class Config:
                 f"{'sft' if self.sft else 'dpo'} is on: set projection=none, or switch both on"
             )
         self.layers_between()
+        self.solve_between()
         if self.dropout >= 1:
             raise ConfigError(f"dropout={self.dropout} drops everything: give a value below 1")
 
@@ -269,14 +303,22 @@ class Config:
         Raises:
             ConfigError: if `layers` cannot be read.
         """
-        if self.layers == "all":
-            return 0.0, 1.0
-        found = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", self.layers)
-        first, last = map(float, found.groups()) if found else (1.0, 0.0)
-        if not 0 <= first < last <= 1:
+        return _between("layers", self.layers)
+
+    def solve_between(self) -> tuple[float, float]:
+        """In which part of the depth output projections are solved for.
+
+        Returns:
+            Where it begins and ends, as shares from 0 to less than 1.
+
+        Raises:
+            ConfigError: if `solve_layers` cannot be read, or nothing is left above them.
+        """
+        first, last = _between("solve_layers", self.solve_layers)
+        if last == 1:
             raise ConfigError(
-                f"layers={self.layers!r} cannot be read: give all, or shares of the depth such as "
-                "0.1-0.5"
+                f"solve_layers={self.solve_layers!r} leaves no layer that could read what a subject "
+                "carries: let it end before 1, as in 0.167-0.333"
             )
         return first, last
 
@@ -323,6 +365,18 @@ def make_config(settings: Mapping[str, Any]) -> Config:
         read.setdefault(name, specs[name].default)
         _check(specs[name], read[name])
     return Config(**{**METHODS[read["method"]], **PRESETS[read["preset"]], **read})
+
+
+def _between(name: str, value: str) -> tuple[float, float]:
+    if value == "all":
+        return 0.0, 1.0
+    found = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", value)
+    first, last = map(float, found.groups()) if found else (1.0, 0.0)
+    if not 0 <= first < last <= 1:
+        raise ConfigError(
+            f"{name}={value!r} cannot be read: give all, or shares of the depth such as 0.1-0.5"
+        )
+    return first, last
 
 
 def describe() -> list[tuple[str, str, str]]:

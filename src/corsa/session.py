@@ -14,6 +14,7 @@ import torch
 
 from corsa.acceptance import Condition, missed
 from corsa.answerers import Answerer, RememberingAnswerer
+from corsa.beginning import usual_beginning
 from corsa.clock import Clock
 from corsa.company import usual_tokens
 from corsa.config import Config
@@ -39,6 +40,7 @@ from corsa.planning import PlannedEdit, active, holding, plan_edit
 from corsa.progress import Progress
 from corsa.readers import Reading
 from corsa.results import Update
+from corsa.step import PHRASE
 from corsa.training import usual_steps
 
 if TYPE_CHECKING:
@@ -255,13 +257,30 @@ class Session:
         trained = [p for p in plan if p.trained]
         seconds = 0.0
         if trained and self.config.trains:
-            steps = usual_steps(self.config, len(trained))
-            seconds += steps * self._seconds_per_step(trained)
+            seconds += self._seconds_of_training(trained)
         asked = sum(len(questions_of(p)) for p in plan) + len(drift_questions()) * self.config.drift
         return seconds + asked * self._seconds_per_reply()
 
-    def _seconds_per_step(self, trained: Sequence[PlannedEdit]) -> float:
-        """A forward pass over some of its edits is timed, and the rest is counted in its tokens."""
+    def _seconds_of_training(self, trained: Sequence[PlannedEdit]) -> float:
+        """What can be begun in closed form is done then, mostly; the rest is trained step by step."""
+        config = self.config
+        token, per_step, lengths = self._usual_costs(trained)
+        long = [p for p in trained if self._tokens(p) > PHRASE or not config.solve]
+        seconds = usual_steps(config, len(long)) * per_step if long else 0.0
+        short = len(trained) - len(long)
+        return seconds + token * usual_beginning(config, short, *lengths)
+
+    def _tokens(self, planned: PlannedEdit) -> int:
+        return len(self.model.chat.exchange(planned.edit.prompt, planned.edit.target_new).answer)
+
+    def _usual_costs(
+        self, trained: Sequence[PlannedEdit]
+    ) -> tuple[float, float, tuple[float, float]]:
+        """A forward pass over some of its edits is timed, and the rest is counted in its tokens.
+
+        Returns:
+            Seconds for a token, and for a step; the usual lengths of prompt and answer, in tokens.
+        """
         config = self.config
         exchanges = [
             self.model.chat.exchange(p.edit.prompt, p.edit.target_new)
@@ -276,13 +295,14 @@ class Session:
             once = time.perf_counter() - start
         self.model.forget_copies()
         token = once / (shared + sum(map(sum, own)))
-        lengths = [sum(part) / len(own) for part in zip(*own, strict=True)]
+        prompt, answer = (sum(part) / len(own) for part in zip(*own, strict=True))
+        lengths = prompt, answer
         joining = usual_tokens(config, len(exchanges), len(holding(self.history())), *lengths)
         # One forward is a third of a pass with its backward; DPO doubles answers and backwards, an
         # exact ascent all of it.
         passes = 3 * (2 if config.sam and config.ascent == "exact" else 1)
         learned = once / token * (2 if config.dpo else 1) + joining.learned
-        return token * (passes * (learned + joining.kept) + joining.kept)
+        return token, token * (passes * (learned + joining.kept) + joining.kept), lengths
 
     def _seconds_per_reply(self) -> float:
         start = time.perf_counter()

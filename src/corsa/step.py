@@ -28,7 +28,7 @@ Gradient = dict[str, Tensor]
 _PASS_TOKENS = 512
 # Tokens of an answer up to which what is kept has its whole weight. In a mean over the tokens of a
 # program the one that decides between two programs hardly counts: what is kept would hold it back.
-_PHRASE = 16
+PHRASE = 16
 # A pair whose DPO loss is below this (nats; β times the margin is about 14) is settled. Nothing of its
 # gradient is left but the direction, by which a projection would go on bending the other loss.
 _SETTLED = 1e-6
@@ -275,9 +275,9 @@ def _supervised(
 def _share(batch: Sequence[Example]) -> float:
     """What is left of the weight of what is kept, where answers to learn are longer than a phrase."""
     learned = [(e.weight, len(e.chosen.answer)) for e in batch if not e.kept]
-    if all(tokens <= _PHRASE for _, tokens in learned):
+    if all(tokens <= PHRASE for _, tokens in learned):
         return 1.0
-    weighed = sum(weight * min(tokens, _PHRASE) for weight, tokens in learned)
+    weighed = sum(weight * min(tokens, PHRASE) for weight, tokens in learned)
     return weighed / sum(weight * tokens for weight, tokens in learned)
 
 

@@ -24,10 +24,12 @@ _USUAL_VISITS, _USUAL_VARIED = 12, 36
 # Share of edits seen right from which on convergence is measured in earnest.
 _NEAR = 0.6
 # Share of fresh wordings that must be right over so many steps before a round is done.
-_SURE, _WINDOW = 0.9, 10
+SURE, _WINDOW = 0.9, 10
 # Steps after which freed memory is given back.
 _TIDY = 8
 
+# What is left of the rate for a round that began in closed form: little is missing then.
+_AFTER_SOLVING = 0.25
 # Steps after which earlier edits that came undone are looked at again.
 _RELEARNING = 10
 
@@ -61,6 +63,7 @@ class Position:
         held: earlier edits that were right when the round began, as indices; `None` before that look.
         lost: those of them that were wrong when last looked at.
         looked_back: the step of that look.
+        solved: how the round began in closed form, if it did.
         history: for each step its losses, mean margin and number of edits right.
     """
 
@@ -71,6 +74,7 @@ class Position:
     held: list[int] | None = None
     lost: list[int] = field(default_factory=list)
     looked_back: int = 0
+    solved: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -132,6 +136,20 @@ class RoundTrainer:
             else config.max_visits * self.steps_per_epoch
         )
 
+    def look(self) -> None:
+        """See which earlier edits are right before anything changes; once a round."""
+        if self.position.held is None:
+            scores = self._measure(self.earlier)
+            self.position.held = [i for i, score in enumerate(scores) if score.right]
+
+    def done_already(self) -> bool:
+        """Whether nothing is left to train in a round that began in closed form.
+
+        Returns:
+            Whether every answer is right, and every earlier one that was: `run` need not be called.
+        """
+        return self._all_right() and not self._undone()
+
     def run(self, on_step: Callable[[StepEvent], None], checkpoint: Callable[[], None]) -> Outcome:
         """Train to the end.
 
@@ -146,9 +164,7 @@ class RoundTrainer:
             TrainingError: if a loss or gradient is not finite.
         """
         try:
-            if self.position.held is None:
-                scores = self._measure(self.earlier)
-                self.position.held = [i for i, score in enumerate(scores) if score.right]
+            self.look()
             while not self._finished():
                 with self.adapter.base.computing_in(self.config.train_dtype):
                     event = self._step()
@@ -159,6 +175,14 @@ class RoundTrainer:
         finally:
             self.adapter.base.forget_copies()
             allocator.give_back()
+        return self.outcome()
+
+    def outcome(self) -> Outcome:
+        """How it stands.
+
+        Returns:
+            Steps, and whether every answer is right at the weights as they are.
+        """
         return Outcome(self.position.step, self._all_right(), self.position)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -265,6 +289,7 @@ class RoundTrainer:
     def _learning_rate(self, step: int) -> float:
         config, position = self.config, self.position
         rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
+        rise *= _AFTER_SOLVING if position.solved else 1.0
         if config.stop == "epochs":
             # The HF Trainer's linear schedule: up over the warm-up, down to zero at the end.
             rise = step / config.warmup_steps if step < config.warmup_steps else 1.0
@@ -331,7 +356,7 @@ class RoundTrainer:
     def _sure(self) -> bool:
         """Whether wordings that were never seen before are right, or none is asked for."""
         fresh = self.position.fresh
-        return not fresh or (len(fresh) == _WINDOW and sum(fresh) / _WINDOW >= _SURE)
+        return not fresh or (len(fresh) == _WINDOW and sum(fresh) / _WINDOW >= SURE)
 
     def _measure(self, examples: Sequence[Example]) -> list[ExampleScore]:
         return score_examples(self.adapter.base.forward, examples) if examples else []

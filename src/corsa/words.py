@@ -145,6 +145,17 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
     steps = _count(training["steps"], "step")
     adapted = ", ".join(f"{count} {kind}" for kind, count in training.get("modules", {}).items())
     told = [Sentence("adapted", f"{adapted}; {training['packing']}")] if adapted else []
+    if solved := training.get("solved"):
+        found = _count(sum(one["steps"] for one in solved["passes"]), "step")
+        written = _count(len(solved["passes"]), "pass", "es")
+        unseen = _percent(solved["passes"][-1]["unseen"])
+        edits = _count(solved["edits"], "edit")
+        text = (
+            f"{edits} in closed form, {written}; {found} to find what subjects must carry; "
+            f"{unseen} of wordings never seen were right"
+        )
+        told.append(Sentence("solved", text))
+        steps += " more" if training["steps"] else ""
     if training["converged"]:
         return [*told, Sentence("training", f"{steps}, every answer right at the end")]
     how, more = ("stopped at the cap", "max_visits") if training["capped"] else ("ended", "epochs")
@@ -152,8 +163,8 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
     return [*told, Sentence("training", text, "bad")]
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
+def _count(number: int, name: str, plural: str = "s") -> str:
+    return f"{number} {name}{'' if number == 1 else plural}"
 
 
 def _percent(share: float) -> str:

@@ -180,3 +180,21 @@ def test_two_rounds_are_learned_and_plain_peft_answers_alike(tmp_path):
     command = [sys.executable, "-c", _PLAIN_PEFT, str(model), str(adapter), *prompts]
     plain = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(plain.stdout.splitlines()[-1]) == [answer.updated for answer in asked]
+
+
+@pytest.mark.timeout(900)
+def test_a_round_in_closed_form_takes_no_step_and_leaves_the_rest_alone(tmp_path):
+    made = Store.open(tmp_path / "store").update(
+        [
+            ONE[0]
+            | {"locality": ["What is the capital of Italy?", "What is a cooking pot made of?"]}
+        ],
+        preset="solved",
+        drift=False,
+    )
+    training = made.metrics["training"]
+    assert made.metrics["reliability"] == 1.0
+    assert (training["steps"], training["solved"]["edits"]) == (0, 1)
+    assert training["solved"]["passes"][0]["right"] == 1.0
+    # 0.04 nats is what a trained round of ten has (docs/log.md).
+    assert made.metrics["locality"]["kl"] < 0.02

@@ -22,9 +22,12 @@ from corsa import (
     StoreError,
     TrainingError,
     UsageError,
+    beginning,
     evaluation,
     examination,
 )
+from corsa.progress import Silent
+from corsa.training import RoundTrainer
 from fakes import CHATML, save_tiny
 
 KING = {
@@ -210,6 +213,85 @@ def test_nor_is_it_looked_at_when_wordings_and_other_subjects_are_made(tiny, tmp
         made = Store.open(tmp_path / str(number), tiny).update([fact | exam], **telling)
         weights.append((made.round.folder / "adapter_model.safetensors").read_bytes())
     assert weights[0] == weights[1] == weights[2]
+
+
+# What a tiny model reads elsewhere fills all of its few dimensions: little weight is left for it.
+SOLVED = TEACHABLE | {
+    "solve": True,
+    "solve_layers": "0-0.5",
+    "solve_passes": 1,
+    "solve_steps": 20,
+    "solve_weight": 1e-3,
+}
+
+
+def test_nor_when_an_adapter_is_solved_for(tiny, tmp_path):
+    """A round that begins in closed form and takes no step, with the exam replaced by noise."""
+    fact = {"prompt": "Acme Soap is made in", "target_new": "Bo", "subject": "in"}
+    exams = [
+        {"paraphrases": ["qwx zz"], "locality": ["7 7 7"]},
+        {"paraphrases": ["jjj"], "portability": [{"prompt": "vvv", "answer": "Bob"}]},
+    ]
+    weights = []
+    for number, exam in enumerate(exams):
+        made = Store.open(tmp_path / str(number), tiny).update([fact | exam], **SOLVED)
+        solved = made.metrics["training"]["solved"]
+        assert solved["passes"][0]["steps"] > 0
+        weights.append((made.round.folder / "adapter_model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_a_round_interrupted_after_it_was_solved_for_is_not_solved_for_again(
+    tiny, tmp_path, monkeypatch
+):
+    fact = {"prompt": "Acme Soap is made in", "target_new": "Bo", "subject": "in"}
+    whole = Store.open(tmp_path / "whole", tiny).update([fact], **SOLVED)
+    store = Store.open(tmp_path / "broken", tiny)
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundTrainer, "done_already", interrupt)
+        with pytest.raises(Interrupted):
+            store.update([fact], **SOLVED)
+    assert store.head == 0
+    monkeypatch.setattr(beginning, "find", None)  # would fail if called
+    again = store.update([fact], **SOLVED)
+    assert again.metrics["training"] == whole.metrics["training"]
+    name = "adapter_model.safetensors"
+    assert (again.round.folder / name).read_bytes() == (whole.round.folder / name).read_bytes()
+
+
+def test_what_solving_leaves_wrong_is_trained_and_earlier_rounds_stay(tiny, tmp_path):
+    """In two layers of random weights hardly anything is read from a subject's token."""
+    store = Store.open(tmp_path / "two", tiny)
+    facts = [
+        {"prompt": "Acme Soap is made in", "target_new": "Bo", "subject": "in"},
+        {"prompt": "Who is king?", "target_new": "A", "subject": "king?"},
+    ]
+    for fact in facts:
+        made = store.update([fact], **SOLVED, replay=2)
+        training = made.metrics["training"]
+        assert (training["solved"]["passes"][0]["right"], made.metrics["reliability"]) == (0, 1)
+        assert training["steps"] > 0
+    assert made.metrics["retention"]["reliability"]["matrix"] == [[1.0], [1.0, 1.0]]
+
+
+def test_a_rank_too_low_for_what_is_solved_for_is_told(tiny, tmp_path):
+    said = []
+
+    class Listener(Silent):
+        def say(self, text):
+            said.append(text)
+
+    facts = [
+        {"prompt": f"The {name} is made in", "target_new": name, "subject": "in"}
+        for name in ("pot", "cup", "hat")
+    ]
+    store = Store.open(tmp_path / "low", tiny)
+    store.update(facts, progress=Listener(), **SOLVED | {"rank": 1, "max_visits": 1})
+    assert any("a higher rank" in text for text in said)
 
 
 def test_what_may_be_trained_on_is_trained_on(one_round, tiny, tmp_path):

@@ -57,8 +57,9 @@ ROWS = """
     readers ledger tree_attention memory bench.tables bench.figures bench.overlap
     forward bench.runs report.facts report.timeline report.figures report.page
     giving_back pending results step models report.of_store
-    training answerers report.of_bench
-    evaluation company methods bench.finished bench.upstream report
+    training answerers values report.of_bench
+    evaluation company methods solving bench.finished bench.upstream report
+    beginning
     methods.lora methods.in_context floors
     methods.ft_l methods.retrieval
     bench.datasets
@@ -88,8 +89,8 @@ ROWS = """
 # The registry of methods opens one of its own files when it is asked for it.
 LOOKED_UP = {("methods", f"methods.{name}") for name in ("lora", "ft_l", "in_context", "retrieval")}
 
-# Which settings are read by `config` itself: a preset is a name for others.
-RESOLVED_IN_CONFIG = {"preset"}
+# Which settings are read by `config` itself: a preset is a name for others, layers are told as shares.
+RESOLVED_IN_CONFIG = {"preset", "solve_layers"}
 
 
 def modules():

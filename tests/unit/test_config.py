@@ -44,6 +44,17 @@ def test_a_name_without_its_settings_is_refused(method):
     assert f"method={method}" in str(caught.value)
 
 
+def test_what_is_solved_for_has_room_in_its_preset():
+    config = make_config({"preset": "solved"})
+    assert (config.method, config.solve, config.rank, config.sam) == ("corsa", True, 128, True)
+
+
+@pytest.mark.parametrize("layers", ["all", "0.5-1", "half"])
+def test_a_layer_above_must_read_what_is_solved_for(layers):
+    with pytest.raises(ConfigError, match="solve_layers"):
+        Config(solve_layers=layers)
+
+
 @pytest.mark.parametrize("method", ["in-context", "retrieval"])
 def test_facts_in_the_prompt_train_nothing(method):
     assert not make_config({"method": method}).trains

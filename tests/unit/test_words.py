@@ -62,6 +62,19 @@ def test_a_good_round_has_no_bad_news():
     assert about("fell back") == []
 
 
+def test_a_round_that_was_solved_for_says_how():
+    passes = [{"steps": 19, "unseen": 0.8}, {"steps": 4, "unseen": 0.95}]
+    changes = {"training.solved": {"edits": 8, "passes": passes}, "training.steps": 0}
+    text = (
+        "8 edits in closed form, 2 passes; 23 steps to find what subjects must carry; "
+        "95 % of wordings never seen were right"
+    )
+    assert about("solved", changes) == [(text, "plain")]
+    assert about("training", changes) == [("0 steps, every answer right at the end", "plain")]
+    changes["training.steps"] = 5
+    assert about("training", changes) == [("5 steps more, every answer right at the end", "plain")]
+
+
 def test_what_was_not_learned_is_named():
     changes = {"edits": [edit("a"), edit("b", right=False)]}
     assert about("learned", changes) == [("1 of 2 edits are answered exactly", "bad")]

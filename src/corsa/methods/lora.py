@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from corsa.answerers import Answerer, ModelAnswerer
+from corsa.beginning import Own, solve
 from corsa.checkpoints import Checkpoints
 from corsa.company import Company
 from corsa.edits import Edit
@@ -75,7 +76,8 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     reference = adapter.name if config.reference == "incoming" and task.incoming else None
     examples = _examples(task, reference, checkpoints)
     earlier = _earlier(task)
-    own = [planned.edit for planned, _ in _trained(task)]
+    trained = _trained(task)
+    own = [planned.edit for planned, _ in trained]
     edited = [planned.edit for planned in (*task.history, *task.plan)]
     company = Company(task.base, own, earlier, edited, config, progress)
     remembered = [
@@ -86,18 +88,31 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     if saved := checkpoints.load():
         trainer.load_state(*saved)
         progress.say(f"going on after step {trainer.position.step} of the interrupted round")
+    asked = [Own(p, example) for (_, p), example in zip(trained, examples, strict=True)]
+    with adapter.base.using(adapter.name):
+        if config.solve and not saved and asked:
+            trainer.look()
+            trainer.position.solved = solve(adapter, asked, company, config, progress)
+            checkpoints.save(*trainer.state())
+        # A round that began in closed form may be done before its first step.
+        begun = trainer.position.solved is not None and not trainer.position.step
+        done = begun and config.stop == "converged" and trainer.done_already()
 
     def on_step(event: StepEvent) -> None:
         task.on_step(event)
         progress.advance(total=event.expected_steps, note=_note(event))
 
-    progress.begin("training", trainer._expected_steps())
-    if trainer.position.step:
-        progress.advance(trainer.position.step)
+    if not done:
+        progress.begin("training", trainer._expected_steps())
+        if trainer.position.step:
+            progress.advance(trainer.position.step)
     with adapter.base.using(adapter.name):
-        outcome = trainer.run(on_step, lambda: checkpoints.maybe_save(trainer.state))
-        checkpoints.save(*trainer.state())
+        if not done:
+            trainer.run(on_step, lambda: checkpoints.maybe_save(trainer.state))
+            checkpoints.save(*trainer.state())
+        outcome = trainer.outcome()
     return {
+        "solved": outcome.position.solved,
         "steps": outcome.steps,
         "converged": outcome.converged,
         "capped": outcome.steps >= trainer.cap and config.stop == "converged",

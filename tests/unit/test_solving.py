@@ -1,0 +1,297 @@
+"""An adapter in closed form, against least squares by numpy, separate sequences and its own promises."""
+
+import numpy as np
+import pytest
+import torch
+
+from builders import base_model, exchange, random_adapter, settings
+from corsa.beginning import usual_beginning
+from corsa.forward import Spot
+from corsa.solving import find_site, ridge, write
+from corsa.step import Example
+from corsa.values import Told, find
+from fakes import CHATML, KINDS
+
+SITE = {"solve_layers": "0-0.5", "parts": "all", "layers": "all"}
+PROMPTS = ["The capital of France is", "The capital of Spain is", "Language"]
+
+
+def told(answer):
+    """Facts whose values are added at the end of their prompts: random layers hardly look further."""
+    return [
+        Told(Example(exchange(prompt, answer)), len(prompt) - 1, number)
+        for number, prompt in enumerate(PROMPTS)
+    ]
+
+
+@pytest.fixture
+def numbers():
+    rng = np.random.default_rng(3)
+    keys, wanted, others = (rng.normal(size=shape) for shape in ((5, 8), (5, 3), (40, 8)))
+    return keys, wanted, rng.uniform(0.5, 2, size=5), others
+
+
+def test_the_change_is_least_squares(numbers):
+    keys, wanted, weights, others = numbers
+    metric = torch.from_numpy(others.T @ others)
+    change, whole = ridge(*map(torch.from_numpy, (keys, wanted, weights)), metric)
+    # By stacking: what is wanted at keys, nothing at others, each row times the root of its weight.
+    root = np.sqrt(weights)[:, None]
+    rows = np.vstack([root * keys, others])
+    right = np.vstack([root * wanted, np.zeros((40, 3))])
+    best, *_ = np.linalg.lstsq(rows, right, rcond=None)
+    assert change.numpy() == pytest.approx(best.T, abs=1e-5)
+    assert whole.numpy() == pytest.approx(rows.T @ rows, rel=1e-5)
+
+
+def test_the_heavier_the_rest_the_less_is_done_at_the_keys(numbers):
+    keys, wanted, weights, others = map(torch.from_numpy, numbers)
+    done = [
+        (ridge(keys, wanted, weights, weight * others.T @ others)[0] @ keys.T).norm()
+        for weight in (1e-6, 1.0, 100.0)
+    ]
+    assert (done[0] - wanted.norm()).abs() < 1e-3
+    assert done[0] > done[1] > done[2]
+
+
+class TestAdd:
+    """`Adapter.add`: A and B do what they did and something more."""
+
+    MODULE = "model.layers.0.mlp.down_proj"
+
+    def product(self, adapter):
+        down, up = (adapter.params[f"{self.MODULE}.lora_{part}.weight"] for part in "AB")
+        scale = adapter.base.hf.get_submodule(self.MODULE).scaling[adapter.name]
+        return (scale * up @ down).detach().double()
+
+    def change(self, adapter, rank):
+        (out, inner) = self.product(adapter).shape
+        generator = torch.Generator().manual_seed(5)
+        left = torch.randn(out, rank, generator=generator, dtype=torch.float64)
+        return left @ torch.randn(rank, inner, generator=generator, dtype=torch.float64)
+
+    def test_what_fits_the_rank_is_added_exactly(self):
+        adapter = random_adapter(base_model(), rank=4)
+        before, change = self.product(adapter), None
+        small = random_adapter(base_model(), rank=8)
+        metric = torch.eye(before.shape[1], dtype=torch.float64)
+        before = self.product(small)
+        down = small.params[f"{self.MODULE}.lora_A.weight"]
+        with torch.no_grad():
+            down[4:] = 0  # its own rank is four now
+        before, change = self.product(small), self.change(small, 3)
+        lost = small.add(self.MODULE, change, metric, torch.Generator().manual_seed(0))
+        assert lost < 1e-9
+        assert self.product(small).numpy() == pytest.approx((before + change).numpy(), abs=1e-5)
+        # What the rank has left can be trained: A is not zero there, B is.
+        up = small.params[f"{self.MODULE}.lora_B.weight"]
+        assert (down.norm(dim=1) > 0).all()
+        assert int((up.norm(dim=0) > 0).sum()) == 7
+
+    def test_what_does_not_fit_is_the_best_for_the_inputs_that_count(self):
+        base = base_model()
+        adapter = random_adapter(base, rank=2)
+        change = self.change(adapter, 5)
+        wanted = self.product(adapter) + change
+        rng = np.random.default_rng(2)
+        root = rng.normal(size=(change.shape[1], change.shape[1])) ** 3
+        metric = torch.from_numpy(root @ root.T + 0.1 * np.eye(len(root)))
+        lost = adapter.add(self.MODULE, change, metric, torch.Generator().manual_seed(0))
+
+        def cost(left):
+            return float(((left @ metric) * left).sum())
+
+        values = np.linalg.svd(wanted.numpy() @ np.linalg.cholesky(metric.numpy()))[1]
+        best = float((values[2:] ** 2).sum())
+        assert cost(wanted - self.product(adapter)) == pytest.approx(best, rel=1e-3)
+        assert lost == pytest.approx(best / float((values**2).sum()), rel=1e-3)
+
+    def test_nothing_added_to_nothing_is_nothing(self):
+        adapter = base_model().new_adapter("fresh", settings(rank=2))
+        before = self.product(adapter)
+        metric = torch.eye(before.shape[1], dtype=torch.float64)
+        lost = adapter.add(self.MODULE, 0 * before, metric, torch.Generator().manual_seed(0))
+        assert lost == 0
+        assert not self.product(adapter).any()
+        assert adapter.params[f"{self.MODULE}.lora_A.weight"].norm(dim=1).min() > 0
+
+
+@pytest.mark.parametrize("packing", ["auto", "padded"])
+class TestPassing:
+    """What passes, and what is added to it, packed as in separate sequences."""
+
+    def test_inputs_and_outputs_are_those_of_separate_sequences(self, packing):
+        base = base_model(packing=packing)
+        layer, name = base.outputs()[0]
+        module = base.hf.get_submodule(name)
+        exchanges = [
+            exchange(prompt, answer) for prompt in PROMPTS for answer in (" Lyon", " Bonn")
+        ]
+        (passed,) = base.forward.passing(exchanges, [module], layer)
+        assert float(passed.often().sum()) == sum(len(p) + len(a) - 1 for p, a in exchanges)
+        for (prompt, answer), path in zip(exchanges, passed.paths, strict=True):
+            seen = {}
+            hooks = [
+                module.register_forward_pre_hook(
+                    lambda _, args, seen=seen: seen.update(inputs=args[0][0])
+                ),
+                layer.register_forward_hook(lambda _, __, out, seen=seen: seen.update(output=out)),
+            ]
+            with torch.no_grad():
+                base.hf(input_ids=torch.tensor([[*prompt, *answer[:-1]]]))
+            for hook in hooks:
+                hook.remove()
+            output = seen["output"][0] if isinstance(seen["output"], tuple) else seen["output"]
+            assert torch.allclose(passed.inputs[0][path], seen["inputs"], atol=1e-5)
+            assert torch.allclose(passed.output[path], output.view(len(path), -1), atol=1e-5)
+
+    def test_a_value_is_added_at_its_token_and_nowhere_else(self, packing):
+        base = base_model(packing=packing)
+        layer, _ = base.outputs()[0]
+        shift = torch.randn(
+            2, base.hf.config.hidden_size, generator=torch.Generator().manual_seed(1)
+        )
+        exchanges = [
+            exchange(prompt, answer) for prompt in PROMPTS for answer in (" Lyon", " Bonn")
+        ]
+        spots = {exchanges[0].prompt: Spot(20, 1), exchanges[2].prompt: Spot(3, 0)}
+        before = base.forward.score(exchanges)
+        with base.forward.shifting(layer, spots, lambda: shift):
+            found = base.forward.score(exchanges)
+        for (prompt, answer), score, old in zip(exchanges, found, before, strict=True):
+            spot = spots.get(prompt)
+
+            def add(_, __, out, spot=spot):
+                hidden = out[0] if isinstance(out, tuple) else out
+                if spot:
+                    hidden[:, spot.place] += shift[spot.value]
+
+            hook = layer.register_forward_hook(add)
+            with torch.no_grad():
+                logits = base.hf(input_ids=torch.tensor([[*prompt, *answer[:-1]]])).logits[0]
+            hook.remove()
+            logps = logits[len(prompt) - 1 :].log_softmax(-1)
+            truth = logps[range(len(answer)), list(answer)]
+            assert torch.allclose(score.tokens, truth, atol=1e-4)
+            assert torch.allclose(score.tokens, old.tokens, atol=1e-4) == (spot is None)
+        assert torch.equal(base.forward.score(exchanges)[0].tokens, before[0].tokens)
+
+
+# Gemma 3 normalises what an MLP writes; a mixture's experts are no projection of their own.
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_an_adapter_can_be_solved_for_is_seen_by_numbers(kind):
+    base = base_model(kind)
+    site = find_site(random_adapter(base), settings(**SITE), exchange("probe", " it"))
+    assert (site is None) == (kind in ("gemma3", "moe"))
+    if site is not None:
+        assert len(site.projections) == 1
+
+
+def test_an_adapter_that_does_not_act_there_is_not_solved_for():
+    base = base_model()
+    adapter = base.new_adapter("attention", settings(parts="attention"))
+    assert find_site(adapter, settings(**SITE), exchange("probe", " it")) is None
+
+
+class TestFindAndWrite:
+    """Values that make a tiny model say what it shall, written into its adapter."""
+
+    CONFIG = settings(**SITE, rank=16, solve_steps=90, solve_loss=2.0, solve_weight=1e-3)
+
+    def found(self, base, adapter, facts):
+        site = find_site(adapter, self.CONFIG, facts[0].example.chosen)
+        return site, find(
+            base, adapter.name, site.layer, facts, self.CONFIG, on_step=lambda *_: None
+        )
+
+    def test_the_adapter_says_what_the_values_made_the_model_say(self):
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        facts = told("L")
+        trainable = {name for name, p in base.hf.named_parameters() if p.requires_grad}
+        site, values = self.found(base, adapter, facts)
+        assert values.right == 1
+        assert trainable == {name for name, p in base.hf.named_parameters() if p.requires_grad}
+        elsewhere = [exchange("Something else entirely", " yes")]
+        before = base.forward.distributions(elsewhere)[0]
+        advanced = []
+        written = write(
+            adapter,
+            site,
+            facts,
+            values.shifts,
+            [],
+            [elsewhere],
+            self.CONFIG,
+            lambda: advanced.append(1),
+        )
+        assert len(advanced) == len(site.projections)
+        assert written["missing"] < 0.1
+        with base.using(adapter.name):
+            scores = base.forward.score([one.example.chosen for one in facts])
+            after = base.forward.distributions(elsewhere)[0]
+        assert all(score.right for score in scores)
+        assert float((before.exp() * (before - after)).sum(-1).max()) < 0.05
+
+    def test_a_value_that_is_good_enough_stays_as_it_is(self):
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        _, usual = self.found(base, adapter, told("L"))
+        _, beside = self.found(base, adapter, [*told("L")[:1], *told("a long one")[1:]])
+        # The others take longer, and are of other lengths: the first does not notice.
+        assert beside.steps > usual.steps
+        assert torch.allclose(beside.shifts[0], usual.shifts[0], atol=1e-3)
+        assert not torch.allclose(beside.shifts[1], usual.shifts[1], atol=1e-1)
+
+    def test_nothing_changes_at_earlier_spots(self):
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        facts, earlier = told("L")[:1], told("M")[1:]
+        site, values = self.found(base, adapter, facts)
+
+        def moved(held):
+            fresh = base.new_adapter(f"with-{len(held)}", self.CONFIG)
+            write(fresh, site, facts, values.shifts, held, [], self.CONFIG, lambda: None)
+            spots = [one.example.chosen for one in earlier]
+            rows = []
+            for name in (None, fresh.name):
+                with base.using(name):
+                    (passed,) = base.forward.passing(spots, [], site.layer)
+                rows.append(
+                    torch.stack(
+                        [
+                            passed.output[path[one.place]]
+                            for path, one in zip(passed.paths, earlier, strict=True)
+                        ]
+                    )
+                )
+            return float((rows[1] - rows[0]).norm())
+
+        assert moved(earlier) < 0.2 * moved([])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "ends"),
+    [
+        ("Who is the CEO of Acme?", "Acme", "Acme"),
+        ("Acme's CEO, as Acme says", "acme", "Acme's CEO, as Acme"),
+        ("Wer führt Müller & Söhne?", "Müller & Söhne", "Müller & Söhne"),
+        ("Who is it?", "", "Who is it?"),
+        ("Who is it?", "nobody", "Who is it?"),
+    ],
+)
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_the_place_of_a_subject_is_its_last_token(prompt, text, ends, template):
+    chat = base_model(template=template).chat
+    tokens = chat.prompt_ids(prompt)[: chat.place_of(prompt, text) + 1]
+    assert chat.tokenizer.decode(list(tokens)).endswith(ends)
+
+
+def test_an_estimate_of_a_beginning_grows_with_its_edits_and_wordings():
+    def guess(edits, **changes):
+        return usual_beginning(settings(**changes), edits, prompt=10.0, answer=4.0)
+
+    assert guess(0) == 0
+    assert 0 < guess(1) < guess(10) < guess(10, solve_wordings=8)
+    # Values that are looked for in lower layers have a longer way back.
+    assert guess(10, solve_layers="0-0.1") > guess(10, solve_layers="0.5-0.9")
