@@ -104,7 +104,7 @@ def solve(
     if written["lost"] > _MUCH_LOST:
         progress.say(
             f"rank={config.rank} holds {1 - written['lost']:.0%} of what was solved for: start a store "
-            "with a higher rank, one for every edit it will hold"
+            "with a higher rank, about one for every edit it will hold"
         )
     return {"edits": len(ids), "passes": passes}
 

@@ -53,7 +53,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    # A round in closed form, of up to 128 edits in all; only what it leaves is trained.
+    # A round in closed form, of about 128 edits in all; only what it leaves is trained.
     "solved": {"solve": True, "rank": 128},
     # The authors' settings (arXiv 2602.03696 and their code): batch 8 × accumulation 4.
     "paper": {
@@ -142,7 +142,7 @@ class Config:
     solve: bool = _setting(
         False,
         "begin a round in closed form: what each subject's last token must carry is found, and written "
-        "into the adapter; what is not right then is trained. Every edit takes one of the rank",
+        "into the adapter; what is not right then is trained. An edit takes about one of the rank",
     )
     solve_layers: str = _setting(
         "0.167-0.333",
