@@ -101,9 +101,10 @@ def solve(
         )
         if general >= SURE and _share_right(adapter, [one.example for one in own]) == 1:
             break
+    base.forget_copies()  # those in `train_dtype`: training may not follow
     if written["lost"] > _MUCH_LOST:
         progress.say(
-            f"rank={config.rank} holds {1 - written['lost']:.0%} of what was solved for: start a store "
+            f"the adapter's rank holds {1 - written['lost']:.0%} of what was solved for: start a store "
             "with a higher rank, about one for every edit it will hold"
         )
     return {"edits": len(ids), "passes": passes}

@@ -163,7 +163,7 @@ class Config:
     solve_weight: float = _setting(
         100.0,
         "weight of what must stay while an adapter is solved for, beside 1 for an edit",
-        low=0,
+        low=1e-6,
     )
 
     ft_layer: int = _setting(

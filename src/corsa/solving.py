@@ -153,8 +153,8 @@ def ridge(keys: Tensor, wanted: Tensor, weights: Tensor, metric: Tensor) -> tupl
     keys, wanted = keys.double(), wanted.double()
     weighed = weights.double()[:, None] * keys
     # M need not be of full rank where little was seen.
-    ridge = 1e-6 * metric.diagonal().mean().clamp_min(1e-12)
-    whole = metric + keys.T @ weighed + ridge * torch.eye(len(metric)).to(metric)
+    least = 1e-6 * metric.diagonal().mean().clamp_min(1e-12)
+    whole = metric + keys.T @ weighed + least * torch.eye(len(metric)).to(metric)
     return torch.linalg.solve(whole, weighed.T @ wanted).T, whole
 
 

@@ -49,6 +49,11 @@ def test_what_is_solved_for_has_room_in_its_preset():
     assert (config.method, config.solve, config.rank, config.sam) == ("corsa", True, 128, True)
 
 
+def test_something_must_stay_while_an_adapter_is_solved_for():
+    with pytest.raises(ConfigError, match="solve_weight"):
+        Config(solve_weight=0.0)
+
+
 @pytest.mark.parametrize("layers", ["all", "0.5-1", "half"])
 def test_a_layer_above_must_read_what_is_solved_for(layers):
     with pytest.raises(ConfigError, match="solve_layers"):
