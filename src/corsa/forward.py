@@ -218,7 +218,7 @@ class Forward:
                 stack.enter_context(_shifted(self._shift, exchanges, paths))
             if tree is None or self.rule.windows is None:
                 return self._padded(exchanges)
-            by_blocks = self.rule.by_blocks and tree.blocks.dense
+            by_blocks = self.rule.by_blocks and tree.blocks.cheaper
             return self._packed(tree, self.rule.windows, by_blocks=by_blocks)
 
     def _arranged(

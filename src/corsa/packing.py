@@ -17,28 +17,44 @@ from torch import Tensor
 
 from corsa.chat import Exchange
 
+# Blocks are padded to the longest of those that they pass with, by half of their own length at most.
+_PADDING = 1.5
+
 
 @dataclass(frozen=True)
-class Blocks:
-    """A tree as its trunk and the G blocks that grow from it, one per prompt, padded to L nodes.
+class Alike:
+    """Blocks of like length, padded to L nodes.
 
     Attributes:
-        trunk: how many nodes the trunk has; they come first.
         nodes: the node at each place, shape (G, L); padding repeats node 0.
         seen: `seen[g, i, j]`: place i of block g attends to place j, shape (G, L, L), bool. Padding
             sees itself, so that no row is empty.
-        places: for each node beyond the trunk its place in the flattened blocks, shape (N − trunk,).
+    """
+
+    nodes: Tensor
+    seen: Tensor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A tree as its trunk and the blocks that grow from it, one per prompt.
+
+    Attributes:
+        trunk: how many nodes the trunk has; they come first.
+        groups: the blocks, those of like length together.
+        places: for each node beyond the trunk its place among those of all groups, flattened and one
+            behind the other, shape (N − trunk,).
     """
 
     trunk: int
-    nodes: Tensor
-    seen: Tensor
+    groups: tuple[Alike, ...]
     places: Tensor
 
     @property
-    def dense(self) -> bool:
-        """The blocks are of like length, so that padding them does not cost what they save."""
-        return self.nodes.numel() < 2 * len(self.places)
+    def cheaper(self) -> bool:
+        """Attention by blocks looks at half as much at most as attention with a mask."""
+        looked = sum(g.nodes.numel() * (self.trunk + g.nodes.shape[1]) for g in self.groups)
+        return 2 * looked <= (self.trunk + len(self.places)) ** 2
 
 
 @dataclass(frozen=True)
@@ -75,17 +91,23 @@ class PrefixTree:
     @cached_property
     def blocks(self) -> Blocks:
         """The tree as trunk and blocks, whose attention costs no more than their own length."""
-        size, device = max(map(len, self.members), default=0), self.tokens.device
-        nodes = torch.zeros(len(self.members), size, dtype=torch.long)
-        seen = torch.eye(size, dtype=torch.bool).repeat(len(self.members), 1, 1)
+        device = self.tokens.device
         places = torch.zeros(len(self.parents) - self.trunk, dtype=torch.long)
-        for number, block in enumerate(self.members):
-            local = {node: place for place, node in enumerate(block)}
-            nodes[number, : len(block)] = torch.tensor(block)
-            places[torch.tensor(block) - self.trunk] = number * size + torch.arange(len(block))
-            own = _ancestors([local.get(self.parents[node], -1) for node in block])
-            seen[number, : len(block), : len(block)] = own
-        return Blocks(self.trunk, nodes.to(device), seen.to(device), places.to(device))
+        groups, begin = list[Alike](), 0
+        for members in _of_like_length(self.members):
+            size = len(members[0])
+            nodes = torch.zeros(len(members), size, dtype=torch.long)
+            seen = torch.eye(size, dtype=torch.bool).repeat(len(members), 1, 1)
+            for number, block in enumerate(members):
+                local = {node: place for place, node in enumerate(block)}
+                nodes[number, : len(block)] = torch.tensor(block)
+                at = begin + number * size
+                places[torch.tensor(block) - self.trunk] = torch.arange(at, at + len(block))
+                own = _ancestors([local.get(self.parents[node], -1) for node in block])
+                seen[number, : len(block), : len(block)] = own
+            groups.append(Alike(nodes.to(device), seen.to(device)))
+            begin += nodes.numel()
+        return Blocks(self.trunk, tuple(groups), places.to(device))
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """The additive attention mask, of shape (1, 1, N, N).
@@ -184,6 +206,18 @@ def shared_beginning(sequences: Sequence[tuple[int, ...]]) -> int:
     first, last = min(sequences), max(sequences)  # what these two share lies in all between them
     alike = (a == b for a, b in zip(first, last, strict=False))
     return sum(itertools.takewhile(bool, alike))
+
+
+def _of_like_length(blocks: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Blocks in groups, the longest first in each."""
+    group: list[tuple[int, ...]] = []
+    for block in sorted(blocks, key=len, reverse=True):
+        if group and len(group[0]) > _PADDING * len(block):
+            yield group
+            group = []
+        group.append(block)
+    if group:
+        yield group
 
 
 def _ancestors(parents: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from corsa.packing import Blocks
+from corsa.packing import Alike, Blocks
 
 NAME = "corsa_tree"
 
@@ -83,16 +83,17 @@ def _tree_attention(
             enable_gqa=len(k) != heads,
         )
         outputs.append(causal[0])
-    if blocks.nodes.numel():
+    if blocks.groups:
         # Scores rounded to a narrow type cost more accuracy than all else, and products are few.
         wide = torch.promote_types(q.dtype, torch.float32)
-        out = _in_blocks(q.to(wide) * scale, k.to(wide), v.to(wide), blocks)
-        outputs.append(out.to(q.dtype))
+        q, k, v = q.to(wide) * scale, k.to(wide), v.to(wide)
+        parts = [_in_blocks(q, k, v, trunk, alike) for alike in blocks.groups]
+        outputs.append(torch.cat(parts, 1)[:, blocks.places].to(query.dtype))
     return torch.cat(outputs, 1).transpose(0, 1)[None], None
 
 
-def _in_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
-    """Outputs of the nodes beyond the trunk, shape (H, N − trunk, D); q is scaled already."""
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, trunk: int, blocks: Alike) -> Tensor:
+    """Outputs at every place of blocks of like length, shape (H, G · L, D); q is scaled already."""
     (heads, _, width), kept = q.shape, len(k)
     count, size = blocks.nodes.shape
     groups, places = heads // kept, blocks.nodes.flatten()
@@ -106,11 +107,11 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
     hidden = hidden.repeat(kept, groups, 1)
     own = torch.baddbmm(hidden, asked.flatten(0, 1), own_keys.transpose(1, 2))
     own = own.view(kept, count, groups * size, size)
-    shared = asked.flatten(1, 2) @ k[:, : blocks.trunk].transpose(1, 2)
-    scores = torch.cat([shared.view(kept, count, groups * size, blocks.trunk), own], -1)
-    of_trunk, of_own = torch.split(scores.softmax(-1), [blocks.trunk, size], -1)
+    shared = asked.flatten(1, 2) @ k[:, :trunk].transpose(1, 2)
+    scores = torch.cat([shared.view(kept, count, groups * size, trunk), own], -1)
+    of_trunk, of_own = torch.split(scores.softmax(-1), [trunk, size], -1)
     out = torch.bmm(of_own.flatten(0, 1), own_values).view(kept, count * groups * size, width)
-    out = out + of_trunk.flatten(1, 2) @ v[:, : blocks.trunk]
+    out = out + of_trunk.flatten(1, 2) @ v[:, :trunk]
     out = out.view(kept, count, groups, size, width).transpose(1, 2)
     flat: Tensor = out.reshape(heads, count * size, width)
-    return flat[:, blocks.places]
+    return flat

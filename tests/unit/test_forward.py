@@ -7,7 +7,7 @@ import torch
 
 from builders import base_model, examples, exchange, random_adapter, separate_logits
 from corsa.forward import Forward, find_packing
-from corsa.packing import build_tree
+from corsa.packing import Blocks, build_tree
 from fakes import KINDS, VOCABULARY, WINDOW, tiny_model
 
 PACKED = ("llama", "qwen3", "gpt2", "gemma3", "moe", "mistral")
@@ -303,11 +303,12 @@ def test_attention_goes_by_blocks_where_every_layer_attends_fully():
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_blocks_and_masks_give_the_same_logits_and_gradients(kind):
+def test_blocks_and_masks_give_the_same_logits_and_gradients(kind, monkeypatch):
     hf = tiny_model(kind, torch.float64)
     forward = Forward(hf, PAD)
     if not forward.rule.by_blocks:
         return
+    monkeypatch.setattr(Blocks, "cheaper", True)
     found = []
     for by_blocks in (True, False):
         forward.rule = forward.rule._replace(by_blocks=by_blocks)
@@ -346,11 +347,13 @@ def test_the_way_of_attending_is_put_back_when_a_pass_fails():
     assert hf.config._attn_implementation == "sdpa"
 
 
-def test_blocks_of_very_unlike_length_are_not_padded_to_one(monkeypatch):
+def test_a_tree_that_is_mostly_one_block_takes_a_mask(monkeypatch):
     forward = Forward(tiny_model("llama"), PAD)
     asked = []
     real = forward._packed
     monkeypatch.setattr(forward, "_packed", lambda *a, **k: asked.append(k) or real(*a, **k))
-    forward.logits([exchange([1, n, 3], [4, 5]) for n in range(8)])
-    forward.logits([*[exchange([1, n, 3], [4, 5]) for n in range(8)], exchange([1] * 60, [2])])
-    assert asked == [{"by_blocks": True}, {"by_blocks": False}]
+    some = [exchange([1, n, 3], [4, 5]) for n in range(8)]
+    forward.logits(some)
+    forward.logits([*some, exchange([1] * 60, [2])])
+    forward.logits([*some * 4, *[exchange([1, n, *[5] * 20], [2]) for n in range(4)]])
+    assert [use["by_blocks"] for use in asked] == [True, False, True]

@@ -88,16 +88,30 @@ def test_the_trunk_and_each_prompt_are_stored_once():
 def test_blocks_see_what_the_whole_tree_sees(chosen):
     tree = build_tree(all_exchanges()[chosen])
     blocks, trunk = tree.blocks, tree.trunk
-    size = blocks.nodes.shape[1]
     seen = torch.zeros_like(tree.ancestors)
     seen[:trunk, :trunk] = torch.ones(trunk, trunk).tril().bool()
     seen[trunk:, :trunk] = True
+    rows = [
+        (block[i], block[block_seen[i]])
+        for group in blocks.groups
+        for block, block_seen in zip(group.nodes, group.seen, strict=True)
+        for i in range(len(block))
+    ]
     for node, place in enumerate(blocks.places.tolist(), trunk):
-        block, own = divmod(place, size)
-        assert blocks.nodes[block, own] == node
-        seen[node, blocks.nodes[block][blocks.seen[block, own]]] = True
+        itself, looked_at = rows[place]
+        assert itself == node
+        seen[node, looked_at] = True
     assert torch.equal(seen, tree.ancestors)
-    assert blocks.seen.any(-1).all()
+    assert all(group.seen.any(-1).all() for group in blocks.groups)
+
+
+def test_blocks_of_unlike_length_are_padded_apart():
+    lengths = [2] * 30 + [3] * 20 + [40, 41, 600]
+    tree = build_tree([exchange([1, *[n + 2] * length], [3]) for n, length in enumerate(lengths)])
+    assert [g.nodes.shape for g in tree.blocks.groups] == [(1, 600), (2, 41), (50, 3)]
+    assert sum(g.nodes.numel() for g in tree.blocks.groups) < 1.5 * len(tree.tokens)
+    assert not tree.blocks.cheaper  # most of it is one block
+    assert build_tree([exchange([1, *[n] * 40], [3]) for n in range(4)]).blocks.cheaper
 
 
 def test_a_repeated_exchange_costs_nothing():
