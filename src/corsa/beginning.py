@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from corsa.chat import Exchange
@@ -13,16 +13,15 @@ from corsa.models import Adapter, BaseModel
 from corsa.progress import Progress
 from corsa.solving import find_site, write
 from corsa.step import PHRASE, Example, score_examples
-from corsa.training import SURE
 from corsa.values import Told, find
 
-# Prompts about something else of an edit's subject; wordings of an earlier edit at which nothing may
-# change; wordings that were not solved for, by which it is seen whether an edit is general.
+# Prompts about something else of an edit's subject in a step; wordings of an earlier edit at which
+# nothing may change; wordings that were not solved for, by which it is told whether an edit is general.
 _SAME_SUBJECT, _EARLIER, _UNSEEN = 2, 2, 2
 # Of what is solved for, by squared length: worth a word to the user.
 _MUCH_LOST = 0.01
 # Streams of wordings from this on are not solved for.
-_ELSE = 100
+_ELSE = 1_000_000
 # For an estimate: passing remarks a wording stands behind, in tokens; steps in which values are found,
 # the mean over edits; tokens of what must stand.
 _REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 12, 16, 15_000
@@ -60,10 +59,14 @@ def solve(
     # All prompts of an edit, its `train_paraphrases` too, share one value.
     ids = list(dict.fromkeys(company.own[i].id for i in short))
     values = {i: ids.index(company.own[i].id) for i in short}
-    told, kept = list[Told](), list[Told]()
-    for i, value in values.items():
-        told.append(_told(base, own[i].prompt, own[i].example, company.own[i], value))
-        kept += _kept(base, company.own[i], value, company.of_the_same(i, _SAME_SUBJECT))
+    asked = {
+        i: _told(base, own[i].prompt, own[i].example, company.own[i], value)
+        for i, value in values.items()
+    }
+    same = {
+        i: list(_kept(base, company.own[i], value, company.of_the_same(i, 2 * _SAME_SUBJECT)))
+        for i, value in values.items()
+    }
     earlier = [
         one
         for number, edit in enumerate(company.earlier)
@@ -73,33 +76,43 @@ def solve(
     ]
     standing = company.standing()
     passes: list[dict[str, float]] = []
-    while len(passes) < config.solve_passes:
+    seen: set[tuple[int, ...]] = set()
+
+    def draw(step: int, left: Collection[int]) -> tuple[list[Told], list[Told]]:
+        learned, kept = list[Told](), list[Told]()
+        stream = len(passes) * (config.solve_steps + 1) + step
         for i, value in values.items():
-            wordings = company.wordings(i, config.solve_wordings, stream=len(passes))
-            told += _worded(base, company.own[i], value, wordings)
+            if value in left:
+                wordings = company.wordings(i, config.solve_wordings, stream=stream)
+                learned += [asked[i], *_worded(base, company.own[i], value, wordings, fresh=True)]
+                kept += same[i][step % 2 :: 2]
+        seen.update(one.example.chosen.prompt for one in learned)
+        return learned, kept
+
+    def on_step(step: int, loss: float, fresh: float) -> None:
+        progress.advance(min(step, 1), note=f"loss {loss:.2f} · fresh wordings {fresh:.0%}")
+
+    while len(passes) < config.solve_passes:
         progress.begin("finding what subjects must carry", config.solve_steps)
-
-        def on_step(step: int, loss: float, right: float) -> None:
-            progress.advance(min(step, 1), note=f"loss {loss:.2f} · right {right:.0%}")
-
-        found = find(base, adapter.name, site.layer, [*told, *kept], config, on_step)
+        found = find(base, adapter.name, site.layer, len(ids), draw, config, on_step)
+        told, _ = draw(config.solve_steps, range(len(ids)))
         progress.begin("writing it into the adapter", len(site.projections))
         written = write(
             adapter, site, told, found.shifts, earlier, standing, config, progress.advance
         )
-        seen = {one.example.chosen.prompt for one in told}
-        unseen = _unseen_of(own, company, len(passes))
-        general = _share_right(adapter, [one for one in unseen if one.chosen.prompt not in seen])
+        unseen = [x for x in _unseen_of(own, company, len(passes)) if x.chosen.prompt not in seen]
+        right = _share_right(adapter, [own[i].example for i in values])
         passes.append(
             {
                 "steps": found.steps,
                 "loss": round(found.loss, 6),
-                "right": round(found.right, 6),
-                "unseen": round(general, 6),
+                "fresh": round(found.fresh, 6),
+                "right": round(right, 6),
+                "unseen": round(_share_right(adapter, unseen), 6),
                 **{name: round(value, 6) for name, value in written.items()},
             }
         )
-        if general >= SURE and _share_right(adapter, [one.example for one in own]) == 1:
+        if right == 1:
             break
     base.forget_copies()  # those in `train_dtype`: training may not follow
     if written["lost"] > _MUCH_LOST:
@@ -148,9 +161,11 @@ def _unseen_of(own: Sequence[Own], company: Company, number: int) -> list[Exampl
     ]
 
 
-def _worded(base: BaseModel, edit: Edit, value: int, wordings: Sequence[str]) -> Iterator[Told]:
+def _worded(
+    base: BaseModel, edit: Edit, value: int, wordings: Sequence[str], *, fresh: bool = False
+) -> Iterator[Told]:
     for wording in wordings:
-        example = Example(base.chat.exchange(wording, edit.target_new))
+        example = Example(base.chat.exchange(wording, edit.target_new), fresh=fresh)
         yield _told(base, wording, example, edit, value)
 
 

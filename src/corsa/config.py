@@ -150,16 +150,19 @@ class Config:
         "must act on them",
     )
     solve_wordings: int = _setting(
-        4, "fresh wordings of an edit in which its value must be right, beside its prompt", low=0
+        3,
+        "fresh wordings of an edit in each step that looks for its value, beside its prompt",
+        low=0,
     )
     solve_passes: int = _setting(
         3,
-        "times an adapter is solved for at the most, each with more wordings, until nine in ten of "
-        "those never seen are right",
+        "times an adapter is solved for at the most, until every edit's own prompt is right",
         low=1,
     )
-    solve_steps: int = _setting(30, "steps after which values are taken as they are", low=1)
-    solve_loss: float = _setting(0.15, "L_SFT at which values are good enough, nats", low=0)
+    solve_steps: int = _setting(40, "steps after which values are taken as they are", low=1)
+    solve_loss: float = _setting(
+        0.3, "L_SFT over the last fresh wordings at which a value is good enough, nats", low=0
+    )
     solve_weight: float = _setting(
         100.0,
         "weight of what must stay while an adapter is solved for, beside 1 for an edit",

@@ -12,7 +12,8 @@ as many steps again and more (docs/log.md), and there is no weight yet that a la
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -25,11 +26,14 @@ from corsa.errors import TrainingError
 from corsa.forward import Spot
 from corsa.models import BaseModel
 from corsa.step import Example, ExampleScore, corsa_step
+from corsa.training import SURE
 
 # Adam's rate and moments. Values are in units of the usual length of what the layer says there.
 _RATE, _BETAS = 7e-3, (0.9, 0.99)
 # Weight of what else is said of the subject, beside 1 for the new answers.
 _SAME_SUBJECT = 0.5
+# Steps over which a value must be right.
+_LAST = 4
 
 
 class Told(NamedTuple):
@@ -57,43 +61,50 @@ class Values(NamedTuple):
     Attributes:
         shifts: what is to be added to what the layer says, shape (E, D).
         steps: taken.
-        loss: L_SFT at the end, nats.
-        right: share of the wordings that were right.
+        loss: L_SFT over the last wordings, nats.
+        fresh: share of those that were right, all of them new to their value.
     """
 
     shifts: Tensor
     steps: int
     loss: float
-    right: float
+    fresh: float
+
+
+# What a step looks at, given its number and the values that are looked for: what is learned, and what
+# else is said of their subjects.
+Draw = Callable[[int, Collection[int]], tuple[list[Told], list[Told]]]
 
 
 def find(
     base: BaseModel,
     adapter: str,
     layer: nn.Module,
-    told: Sequence[Told],
+    count: int,
+    draw: Draw,
     config: Config,
     on_step: Callable[[int, float, float], None],
 ) -> Values:
     """Find one value an edit.
 
+    Wordings come once each: found in a few fixed ones, a value holds in those alone.
+
     Args:
         base: the model.
         adapter: name of the adapter that acts.
         layer: of the decoder; what it says is added to.
-        told: every edit's own prompt and its wordings; what else is said of the subject as examples to
-            keep.
+        count: how many values.
+        draw: gives each step its edits' own prompts and fresh wordings (`Example.fresh`).
         config: `solve_steps`, `solve_loss` and `train_dtype`.
-        on_step: told the step's number, L_SFT and the share that is right.
+        on_step: told the step's number, L_SFT and the share of fresh wordings that is right.
 
     Returns:
-        The values; one is done as soon as every wording of its edit is right and its L_SFT below
-        `solve_loss`.
+        The values; one is done as soon as its edit's own prompts are right, nine in ten of its last
+        fresh wordings, and L_SFT over these is below `solve_loss`.
 
     Raises:
         TrainingError: if a loss is not finite.
     """
-    spots = {one.example.chosen.prompt: one.spot for one in told}
     config = replace(
         config,
         sft=True,
@@ -104,25 +115,30 @@ def find(
         keep_weight=_SAME_SUBJECT,
         keep_first=1.0,
     )
-    states: dict[int, _State] = {}
+    looks = {value: deque[_Look](maxlen=_LAST) for value in range(count)}
+    spots: dict[tuple[int, ...], Spot] = {}
     with base.using(adapter), _frozen(base), base.computing_in(config.train_dtype):
-        length = float(_usual_length(base, layer, told))
+        length = float(_usual_length(base, layer, draw(0, looks)[0]))
         width = base.hf.get_input_embeddings().weight.shape[1]
-        count = 1 + max(one.value for one in told)
         values = torch.zeros(count, width, device=base.device, requires_grad=True)
         optimizer = torch.optim.Adam([values], lr=_RATE, betas=_BETAS)
-        step, left = 0, list(told)
+        step, left = 0, list(looks)
         with base.forward.shifting(layer, spots, lambda: length * values):
             while True:
-                learned = [one for one in left if not one.example.kept]
-                kept = [one.example for one in left if one.example.kept]
+                learned, kept = draw(step, left)
+                spots.clear()
+                spots.update({one.example.chosen.prompt: one.spot for one in [*learned, *kept]})
                 batch = [one.example for one in learned]
-                result = corsa_step(base.forward, {"values": values}, batch, config, kept)
-                states |= _states(learned, result.scores)
+                result = corsa_step(
+                    base.forward, {"values": values}, batch, config, [one.example for one in kept]
+                )
+                for value in left:
+                    scores = zip(learned, result.scores, strict=True)
+                    looks[value].append(_look([pair for pair in scores if pair[0].value == value]))
                 # A value that is good enough stays as it is: nothing of the others depends on it.
-                done = {value for value, state in states.items() if state.done(config)}
-                left = [one for one in left if one.value not in done]
-                on_step(step, *_summed(states))
+                done = [value for value in looks if _done(looks[value], config)]
+                left = [value for value in left if value not in done]
+                on_step(step, *_summed(looks))
                 if step == config.solve_steps or not left:
                     break
                 before = values.detach().clone()
@@ -131,43 +147,52 @@ def find(
                 values.grad = tokens * result.gradient["values"]
                 optimizer.step()
                 with torch.no_grad():
-                    values[list(done)] = before[list(done)]
+                    values[done] = before[done]
                 step += 1
-        return Values(length * values.detach(), step, *_summed(states))
+        return Values(length * values.detach(), step, *_summed(looks))
 
 
-class _State(NamedTuple):
-    """How one value stands: answer tokens, log-probability, wordings and how many of them are right."""
+class _Look(NamedTuple):
+    """How a value stood in one step: own prompts that were right and all of them, so fresh ones."""
 
     tokens: int
     logp: float
-    wordings: int
-    right: int
-
-    def done(self, config: Config) -> bool:
-        """Whether it is good enough."""
-        return self.right == self.wordings and -self.logp <= config.solve_loss * self.tokens
+    own: tuple[int, int]
+    fresh: tuple[int, int]
 
 
-def _states(learned: Sequence[Told], scores: Sequence[ExampleScore]) -> dict[int, _State]:
-    found: dict[int, _State] = {}
-    for one, score in zip(learned, scores, strict=True):
-        before = found.get(one.value, _State(0, 0.0, 0, 0))
-        found[one.value] = _State(
-            before.tokens + len(one.example.chosen.answer),
-            before.logp + score.logp,
-            before.wordings + 1,
-            before.right + score.right,
-        )
-    return found
+def _look(scored: Sequence[tuple[Told, ExampleScore]]) -> _Look:
+    def right(*, fresh: bool) -> tuple[int, int]:
+        found = [score.right for one, score in scored if one.example.fresh == fresh]
+        return sum(found), len(found)
+
+    return _Look(
+        sum(len(one.example.chosen.answer) for one, _ in scored),
+        sum(score.logp for _, score in scored),
+        right(fresh=False),
+        right(fresh=True),
+    )
 
 
-def _summed(states: Mapping[int, _State]) -> tuple[float, float]:
-    """L_SFT over all values, nats, and the share of wordings that are right."""
-    tokens, logp, wordings, right = map(sum, zip(*states.values(), strict=True))
-    if not math.isfinite(logp):
+def _done(looks: Collection[_Look], config: Config) -> bool:
+    """Whether a value is good enough."""
+    loss, fresh = _mean(looks)
+    *_, (own, asked) = (look.own for look in looks)
+    return len(looks) == _LAST and own == asked and fresh >= SURE and loss <= config.solve_loss
+
+
+def _mean(looks: Collection[_Look]) -> tuple[float, float]:
+    """L_SFT, nats, and the share of fresh wordings that were right; all where there are none."""
+    right, asked = (sum(look.fresh[part] for look in looks) for part in (0, 1))
+    tokens = sum(look.tokens for look in looks)
+    return -sum(look.logp for look in looks) / tokens, right / asked if asked else 1.0
+
+
+def _summed(looks: Mapping[int, Collection[_Look]]) -> tuple[float, float]:
+    loss, fresh = _mean([look for part in looks.values() for look in part])
+    if not math.isfinite(loss):
         raise TrainingError("L_SFT is not finite while values are looked for: say solve=false")
-    return -logp / tokens, right / wordings
+    return loss, fresh
 
 
 def _usual_length(base: BaseModel, layer: nn.Module, told: Sequence[Told]) -> Tensor:

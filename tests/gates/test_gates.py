@@ -57,8 +57,9 @@ ROWS = """
     readers ledger tree_attention memory bench.tables bench.figures bench.overlap
     forward bench.runs report.facts report.timeline report.figures report.page
     giving_back pending results step models report.of_store
-    training answerers values report.of_bench
-    evaluation company methods solving bench.finished bench.upstream report
+    training answerers report.of_bench
+    evaluation company methods values bench.finished bench.upstream report
+    solving
     beginning
     methods.lora methods.in_context floors
     methods.ft_l methods.retrieval
