@@ -24,7 +24,7 @@ _MUCH_LOST = 0.01
 _ELSE = 1_000_000
 # For an estimate: passing remarks a wording stands behind, in tokens; steps in which values are found,
 # the mean over edits; tokens of what must stand.
-_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 12, 16, 15_000
+_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 18, 25, 20_000
 
 
 class Own(NamedTuple):
@@ -140,15 +140,16 @@ def usual_beginning(config: Config, edits: int, prompt: float, answer: float) ->
         answer: their answers' usual length in tokens.
 
     Returns:
-        A guess: tokens that go forward through the whole model, a way back counted as two.
+        A guess: tokens that go forward through the whole model; a way back to the values costs as much.
     """
     if not edits:
         return 0.0
     worded = 1 + config.solve_wordings
     tokens = edits * (worded * (prompt + _REMARKED_TOKENS + answer) + _SAME_SUBJECT * prompt)
     _, last = config.solve_between()
-    # Ways back end where the values are; what is written passes through no layer above them.
-    steps = min(config.solve_steps, _USUAL_STEPS) * (1 + 2 * (1 - last))
+    # Ways back end where the values are, and no weight has a gradient; what is written passes through
+    # no layer above them.
+    steps = min(config.solve_steps, _USUAL_STEPS) * (2 - last)
     return tokens * (steps + 3 * last) + _STANDING_TOKENS * last
 
 

@@ -26,8 +26,10 @@ from corsa import (
     evaluation,
     examination,
 )
+from corsa.config import make_config
 from corsa.progress import Silent
-from corsa.training import RoundTrainer
+from corsa.session import Session
+from corsa.training import RoundTrainer, usual_steps
 from fakes import CHATML, save_tiny
 
 KING = {
@@ -476,6 +478,23 @@ def test_a_dry_run_writes_nothing(tiny, tmp_path):
     assert [p.edit.id for p in plan.edits] == ["king", "city"]
     assert (plan.model, plan.parent) == (tiny, 0)
     assert plan.seconds > 0
+
+
+def test_a_dry_run_counts_what_is_solved_for_and_what_is_left_to_training(
+    tiny, tmp_path, monkeypatch
+):
+    """The machine's speed, which is measured, is taken out: a token takes a second, a step an hour."""
+    monkeypatch.setattr(Session, "_usual_costs", lambda *_: (1.0, 3600.0, (10.0, 4.0)))
+    monkeypatch.setattr(Session, "_seconds_per_reply", lambda _: 0.0)
+    store, config = Store.open(tmp_path / "store", tiny), make_config(SOLVED)
+    short = [{"prompt": f"{name} is", "target_new": "B", "subject": name} for name in "QRS"]
+    long = {"prompt": "Z is", "target_new": "far more than a phrase", "subject": "Z"}
+    solved = beginning.usual_beginning(config, 3, 10.0, 4.0)
+    assert store.plan(short, **SOLVED).seconds == pytest.approx(solved)
+    trained = usual_steps(config, 1) * 3600.0
+    assert store.plan([*short, long], **SOLVED).seconds == pytest.approx(solved + trained)
+    all_trained = store.plan(short, **SOLVED | {"solve": False}).seconds
+    assert all_trained == pytest.approx(usual_steps(config, 3) * 3600.0)
 
 
 def test_a_dry_run_leaves_a_store_as_it_was(store):
