@@ -82,6 +82,7 @@ PLANNED = {
                 "no-replay",
             ),
         ),
+        Block("solved", "Rounds in closed form", ("corsa@4", "corsa@8", "solved")),
     ),
     "counterfact-rates": (
         Block(

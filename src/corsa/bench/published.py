@@ -227,7 +227,8 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     Returns:
         By name the run's value and today's; `None` for a setting that was not there yet and counts as
         off. Left out is what had no effect: everything for a method that trains nothing, what is about
-        keeping for one that keeps nothing, and a cap that no round came to.
+        keeping for one that keeps nothing, about solving for one that solves nothing, and a cap that
+        no round came to.
 
     Raises:
         UsageError, ConfigError: if the command is not understood any more.
@@ -245,6 +246,7 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         for name, value in today.to_dict().items()
         if then[name] != value
         if keeps or not name.startswith("keep_")
+        if today.solve or not name.startswith("solve_")
         if capped or name != "max_visits"
     }
 

@@ -159,7 +159,7 @@ def test_the_command_is_read_as_the_run_that_was_made(tmp_path):
 def test_settings_that_changed_since_a_run_are_told(tmp_path):
     """A setting that came later counts as off in a run from before it."""
     now = make_config({"sam": False, "rank": 4, "drift": False, "seed": 1}).to_dict()
-    later = ("keep_plain", "keep_tokens", "dropout")
+    later = ("keep_plain", "keep_tokens", "dropout", "solve", "solve_steps", "solve_layers")
     before = {name: value for name, value in now.items() if name not in later}
     assert now["keep_plain"]
     assert not now["dropout"]
@@ -201,6 +201,12 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
     assert changed_since(file) == {"rho": (0.1, 0.05)}  # it keeps nothing, and met no cap
     rounds[1]["converged"] = False
     assert changed_since(file) == {"rho": (0.1, 0.05), "max_visits": (2, now["max_visits"])}
+    # What is about solving counts where something is solved for.
+    steps = {"typed": "lora[preset=solved]", "asked": {"settings": {}}}
+    (solved,) = parse_methods(steps["typed"])
+    old = solved.config({}, 0).to_dict() | {"solve_steps": 30}
+    steps["run"] = {"seed": 0, "config": old, "rounds": rounds[:1]}
+    assert changed_since(steps) == {"solve_steps": (30, solved.config({}, 0).solve_steps)}
 
 
 def test_runs_join_one_by_one_and_none_is_written_over_by_accident(tmp_path):
