@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from builders import base_model, exchange, random_adapter, settings
+from corsa import values
 from corsa.beginning import usual_beginning
 from corsa.forward import Spot
 from corsa.solving import find_site, ridge, write
@@ -258,11 +259,9 @@ class TestFindAndWrite:
         def fresh(step):
             prompt = f"{chr(ord('A') + step % 26)} {PROMPTS[0]}"
             seen.append(prompt)
-            example = Example(exchange(prompt, "L" if hard(step) else "M"), fresh=True)
+            # Every other one asks for another answer: all right they never are.
+            example = Example(exchange(prompt, "LM"[step % 2]), fresh=True)
             return [Told(example, len(prompt) - 1, 0)]
-
-        def hard(step):
-            return step % 2 == 0  # the others ask for another answer: they are never all right
 
         few = replace(self.CONFIG, solve_steps=12, solve_loss=100.0)
         _, never = self.found(base, adapter, facts, few, fresh)
@@ -272,6 +271,15 @@ class TestFindAndWrite:
         _, alone = self.found(base, adapter, facts, replace(few, solve_steps=90))
         assert alone.fresh == 1  # of none
         assert alone.steps < 90
+
+    def test_values_are_shorter_for_decaying(self, monkeypatch):
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        _, decayed = self.found(base, adapter, told("L"))
+        monkeypatch.setattr(values, "_DECAY", 0)
+        _, grown = self.found(base, adapter, told("L"))
+        assert decayed.loss <= self.CONFIG.solve_loss
+        assert decayed.shifts.norm() < 0.9 * grown.shifts.norm()
 
     def test_nothing_changes_at_earlier_spots(self):
         base = base_model()
