@@ -41,7 +41,7 @@ class Block(NamedTuple):
     labels: Sequence[str]
 
 
-MAIN = ("lora", "sft+dpo", "sam", "paper", "corsa", "in-context", "retrieval")
+MAIN = ("lora", "sft+dpo", "sam", "paper", "trained", "corsa", "in-context", "retrieval")
 # What is to be there of a folder, by its name; a folder that is not named here has what it has.
 PLANNED = {
     "counterfact": (
@@ -82,7 +82,7 @@ PLANNED = {
                 "no-replay",
             ),
         ),
-        Block("solved", "Rounds in closed form", ("corsa@4", "corsa@8", "solved")),
+        Block("neurons", "Facts as neurons, and trained", ("corsa@4", "corsa@8", "corsa")),
     ),
     "counterfact-rates": (
         Block(

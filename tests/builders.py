@@ -24,6 +24,7 @@ SOURCE = ModelSource("somebody/tiny", "hub", Path("nowhere"), "c0ffee", "0" * 64
 # Such that a tiny model learns in a dozen steps. One of two layers with random weights never learns to
 # read a fact in other words.
 TEACHABLE = {
+    "solve": False,
     "rank": 8,
     "alpha": 16.0,
     "learning_rate": 1.5e-2,
@@ -59,6 +60,7 @@ def settings(**changes) -> Config:
     exact = {"train_dtype": "float32", "ascent": "exact", "layers": "all", "parts": "all"}
     return Config(
         **{
+            "solve": False,
             "rank": 2,
             "alpha": 4.0,
             **exact,

@@ -9,22 +9,24 @@ from corsa.chat import Exchange
 from corsa.company import Company
 from corsa.config import Config
 from corsa.edits import Edit
+from corsa.matching import normalise
 from corsa.models import Adapter, BaseModel
 from corsa.progress import Progress
-from corsa.solving import find_site, write
+from corsa.solving import Site, sites, write
 from corsa.step import PHRASE, Example, score_examples
 from corsa.values import Told, find
 
-# Prompts about something else of an edit's subject in a step; wordings of an earlier edit at which
-# nothing may change; wordings that were not solved for, by which it is told whether an edit is general.
-_SAME_SUBJECT, _EARLIER, _UNSEEN = 2, 2, 2
-# Of what is solved for, by squared length: worth a word to the user.
-_MUCH_LOST = 0.01
+# Prompts about something else of an edit's subject in a step; wordings by which its last token is known,
+# and about names that are nearly the subject; wordings of an earlier edit at which nothing may change;
+# wordings that were not solved for, by which it is told whether an edit is general.
+_SAME_SUBJECT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 60, 100, 2, 2
+# Times what was written is looked at, and found again where it is wrong.
+_REPAIRS = 3
 # Streams of wordings from this on are not solved for.
 _ELSE = 1_000_000
 # For an estimate: passing remarks a wording stands behind, in tokens; steps in which values are found,
 # the mean over edits; tokens of what must stand.
-_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 18, 25, 20_000
+_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 18, 22, 20_000
 
 
 class Own(NamedTuple):
@@ -34,100 +36,255 @@ class Own(NamedTuple):
     example: Example
 
 
+class _Subject(NamedTuple):
+    """What is told of one subject: its facts share a token, so they share a value.
+
+    Attributes:
+        own: indices of the round's own prompts about it.
+        earlier: indices of earlier edits of it, which must hold beside them.
+    """
+
+    own: Sequence[int]
+    earlier: Sequence[int]
+
+
 def solve(
     adapter: Adapter, own: Sequence[Own], company: Company, config: Config, progress: Progress
 ) -> dict[str, Any] | None:
     """Find what the subjects of a round must carry, and write it into the adapter.
 
-    Edits with an answer longer than a phrase are left to training: one vector says no program.
+    Edits with an answer longer than a phrase are left to training: one vector says no program. So are
+    subjects for which the adapter's rank has no room.
 
     Args:
-        adapter: what is written into.
+        adapter: what is written into; it must be acting.
         own: the round's own prompts, in the order of `company.own`.
         company: what is asked beside them.
         config: the settings.
         progress: told how far it is.
 
     Returns:
-        How it went, plain data; `None` where nothing can be solved for.
+        How it went, plain data; `None` where nothing was solved for.
     """
-    base = adapter.base
     short = [i for i, one in enumerate(own) if len(one.example.chosen.answer) <= PHRASE]
-    site = find_site(adapter, config, own[short[0]].example.chosen) if short else None
-    if site is None:
+    places = list(sites(adapter, config, own[short[0]].example.chosen)) if short else []
+    if not places:
         return None
-    # All prompts of an edit, its `train_paraphrases` too, share one value.
-    ids = list(dict.fromkeys(company.own[i].id for i in short))
-    values = {i: ids.index(company.own[i].id) for i in short}
-    asked = {
-        i: _told(base, own[i].prompt, own[i].example, company.own[i], value)
-        for i, value in values.items()
-    }
-    same = {
-        i: list(_kept(base, company.own[i], value, company.of_the_same(i, 2 * _SAME_SUBJECT)))
-        for i, value in values.items()
-    }
-    earlier = [
-        one
-        for number, edit in enumerate(company.earlier)
-        for one in _worded(
-            base, edit, number, [edit.prompt, *company.wordings(number, _EARLIER, earlier=True)]
-        )
-    ]
-    standing = company.standing()
-    passes: list[dict[str, float]] = []
-    seen: set[tuple[int, ...]] = set()
-
-    def draw(step: int, left: Collection[int]) -> tuple[list[Told], list[Told]]:
-        learned, kept = list[Told](), list[Told]()
-        stream = len(passes) * (config.solve_steps + 1) + step
-        for i, value in values.items():
-            if value in left:
-                wordings = company.wordings(i, config.solve_wordings, stream=stream)
-                learned += [asked[i], *_worded(base, company.own[i], value, wordings, fresh=True)]
-                kept += same[i][step % 2 :: 2]
-        seen.update(one.example.chosen.prompt for one in learned)
-        return learned, kept
-
-    def on_step(step: int, loss: float, fresh: float) -> None:
-        progress.advance(min(step, 1), note=f"loss {loss:.2f} · fresh wordings {fresh:.0%}")
-
-    while len(passes) < config.solve_passes:
-        progress.begin("finding what subjects must carry", config.solve_steps)
-        found = find(base, adapter.name, site.layer, len(ids), draw, config, on_step)
-        told, _ = draw(config.solve_steps, range(len(ids)))
-        progress.begin("writing it into the adapter", len(site.projections))
-        written = write(
-            adapter, site, told, found.shifts, earlier, standing, config, progress.advance
-        )
-        unseen = [x for x in _unseen_of(own, company, len(passes)) if x.chosen.prompt not in seen]
-        right = _share_right(adapter, [own[i].example for i in values])
-        passes.append(
-            {
-                "steps": found.steps,
-                "loss": round(found.loss, 6),
-                "fresh": round(found.fresh, 6),
-                "right": round(right, 6),
-                "unseen": round(_share_right(adapter, unseen), 6),
-                **{name: round(value, 6) for name, value in written.items()},
-            }
-        )
-        if right == 1:
-            break
-    base.forget_copies()  # those in `train_dtype`: training may not follow
-    if written["lost"] > _MUCH_LOST:
+    begun = _Begun(adapter, own, company, config, progress, places)
+    before = begun.earlier_right()
+    left = begun.carry(_subjects(company, short))
+    if left:
         progress.say(
-            f"the adapter's rank holds {1 - written['lost']:.0%} of what was solved for: start a store "
-            "with a higher rank, about one for every edit it will hold"
+            f"the adapter's rank has no room for {len(left)} of the round's subjects, and they are "
+            "trained: start a store with a higher rank, one for every subject it will hold"
         )
-    return {"edits": len(ids), "passes": passes}
+    # A subject may be another's answer, or part of another's name, and what it carries in the way there.
+    for _ in range(_REPAIRS):
+        wrong = begun.wrong(before)
+        if not wrong or begun.carry(wrong):
+            break
+    adapter.base.forget_copies()  # those in `train_dtype`: training may not follow
+    if not begun.layers:
+        return None
+    solved = begun.solved
+    unseen = [
+        Example(adapter.base.chat.exchange(wording, company.own[i].target_new))
+        for i in solved
+        for wording in company.wordings(i, _UNSEEN, stream=_ELSE)
+    ]
+    return {
+        "edits": len({company.own[i].id for i in solved}),
+        "layers": begun.layers,
+        "right": _share(begun.right([own[i].example for i in solved])),
+        "unseen": _share(begun.right(unseen)),
+    }
 
 
-def _share_right(adapter: Adapter, examples: Sequence[Example]) -> float:
-    """Which part of some answers is right with the adapter as it is; of none all."""
-    with adapter.base.using(adapter.name):
-        scores = score_examples(adapter.base.forward, examples) if examples else []
-    return sum(score.right for score in scores) / len(scores) if scores else 1.0
+def _share(right: Sequence[bool]) -> float:
+    return round(sum(right) / len(right), 6) if right else 1.0
+
+
+class _Begun:
+    """A round that begins in closed form: where it stands."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        own: Sequence[Own],
+        company: Company,
+        config: Config,
+        progress: Progress,
+        places: Sequence[Site],
+    ) -> None:
+        self.adapter = adapter
+        self.own = own
+        self.company = company
+        self.config = config
+        self.progress = progress
+        self.places = places
+        self.layers: list[dict[str, Any]] = []
+        self.solved: list[int] = []
+
+    def right(self, examples: Sequence[Example]) -> list[bool]:
+        """Which answers are right with the adapter as it is."""
+        with self.adapter.base.using(self.adapter.name):
+            scores = score_examples(self.adapter.base.forward, examples) if examples else []
+        return [score.right for score in scores]
+
+    def earlier_right(self) -> list[bool]:
+        """Which earlier edits are right."""
+        chat = self.adapter.base.chat
+        return self.right(
+            [Example(chat.exchange(e.prompt, e.target_new)) for e in self.company.earlier]
+        )
+
+    def wrong(self, before: Sequence[bool]) -> list[_Subject]:
+        """The subjects of what was written and is wrong, and of earlier edits that have become so."""
+        right = self.right([self.own[i].example for i in self.solved])
+        own = {i for i, good in zip(self.solved, right, strict=True) if not good}
+        now = zip(before, self.earlier_right(), strict=True)
+        earlier = {i for i, (was, good) in enumerate(now) if was and not good}
+        every = _subjects(self.company, self.solved, range(len(before)))
+        return [
+            one for one in every if own.intersection(one.own) | earlier.intersection(one.earlier)
+        ]
+
+    def carry(self, subjects: Sequence[_Subject]) -> Sequence[_Subject]:
+        """Find and write what some subjects carry; gives back those for which there is no room."""
+        left = subjects
+        for site in self.places:
+            if not left:
+                break
+            room = min(map(self.adapter.room, (*site.reading, site.down)))
+            here, left = left[:room], left[room:]
+            if here:
+                self.layers.append(self._carried(here, site))
+                self.solved += [i for one in here for i in one.own if i not in self.solved]
+        return left
+
+    def _carried(self, subjects: Sequence[_Subject], site: Site) -> dict[str, Any]:
+        adapter, config, progress = self.adapter, self.config, self.progress
+        asked = [list(self._asked(value, subject)) for value, subject in enumerate(subjects)]
+        same = [list(self._same(value, subject)) for value, subject in enumerate(subjects)]
+        first = len(self.layers) * (config.solve_steps + 2)
+
+        def worded(value: int, count: int, stream: int) -> Iterator[Told]:
+            return self._worded(value, subjects[value], count, first + stream)
+
+        def draw(step: int, left: Collection[int]) -> tuple[list[Told], list[Told]]:
+            learned, kept = list[Told](), list[Told]()
+            for value in left:
+                learned += [*asked[value], *worded(value, config.solve_wordings, step)]
+                kept += same[value][step % 2 :: 2]
+            return learned, kept
+
+        def on_step(step: int, loss: float, fresh: float) -> None:
+            progress.advance(min(step, 1), note=f"loss {loss:.2f} · fresh wordings {fresh:.0%}")
+
+        progress.begin("finding what subjects must carry", config.solve_steps)
+        found = find(adapter.base, adapter.name, site.layer, len(subjects), draw, config, on_step)
+        progress.begin("writing it into the adapter")
+        told = [
+            one
+            for value in range(len(subjects))
+            for one in (*asked[value], *worded(value, _KEYS, config.solve_steps + 1))
+        ]
+        held, standing = self._held(subjects), self.company.standing()
+        near = [one for value, subject in enumerate(subjects) for one in self._near(value, subject)]
+        missing = write(adapter, site, told, found.shifts, near, held, standing, config)
+        return {
+            "layer": site.down,
+            "subjects": len(subjects),
+            "steps": found.steps,
+            "loss": round(found.loss, 6),
+            "fresh": round(found.fresh, 6),
+            "missing": round(missing, 6),
+        }
+
+    def _asked(self, value: int, subject: _Subject) -> Iterator[Told]:
+        """Its own prompts, and those of earlier edits of it."""
+        base, company = self.adapter.base, self.company
+        for i in subject.own:
+            one = self.own[i]
+            yield _told(base, one.prompt, one.example, company.own[i], value)
+        for i in subject.earlier:
+            yield from _worded(base, company.earlier[i], value, [company.earlier[i].prompt])
+
+    def _worded(self, value: int, subject: _Subject, count: int, stream: int) -> Iterator[Told]:
+        """Fresh wordings of the same."""
+        base, company = self.adapter.base, self.company
+        for edits, numbers in (company.own, subject.own), (company.earlier, subject.earlier):
+            for i in numbers:
+                wordings = company.wordings(
+                    i, count, earlier=edits is company.earlier, stream=stream
+                )
+                yield from _worded(base, edits[i], value, wordings, fresh=True)
+
+    def _same(self, value: int, subject: _Subject) -> Iterator[Told]:
+        """What else is said of it."""
+        for i in subject.own:
+            prompts = self.company.of_the_same(i, 2 * _SAME_SUBJECT)
+            yield from _kept(self.adapter.base, self.company.own[i], value, prompts)
+
+    def _near(self, value: int, subject: _Subject) -> Iterator[Told]:
+        """Names that are nearly its own."""
+        base, company = self.adapter.base, self.company
+        for edits, numbers in (company.own, subject.own), (company.earlier, subject.earlier):
+            for i in numbers:
+                for prompt, name in company.near(i, _NEAR, earlier=edits is company.earlier):
+                    example = Example(base.chat.exchange(prompt, edits[i].target_new))
+                    yield Told(example, base.chat.place_of(prompt, name), value)
+
+    def _held(self, subjects: Sequence[_Subject]) -> list[Told]:
+        """Where nothing may change: at earlier edits' subjects, and the round's that are written."""
+        company = self.company
+        here = {(False, i) for one in subjects for i in one.own}
+        here |= {(True, i) for one in subjects for i in one.earlier}
+        there = [(True, i) for i in range(len(company.earlier))]
+        there += [(False, i) for i in self.solved]
+        held = list[Told]()
+        for earlier, i in there:
+            if (earlier, i) not in here:
+                edit = (company.earlier if earlier else company.own)[i]
+                wordings = company.wordings(i, _EARLIER, earlier=earlier)
+                held += _worded(company.base, edit, 0, [edit.prompt, *wordings])
+        return held
+
+
+def neurons(adapter: Adapter, config: Config, probe: Exchange) -> list[str]:
+    """The modules in which an adapter has neurons or can be given some.
+
+    Args:
+        adapter: the adapter.
+        config: the settings.
+        probe: any exchange.
+
+    Returns:
+        Full names; none of a layer that was trained, where all outputs have moved.
+    """
+    return [
+        name
+        for site in sites(adapter, config, probe)
+        if int(adapter.moved(site.reading[0]).sum()) <= adapter.rank(site.down)
+        for name in (*site.reading, site.down)
+    ]
+
+
+def _subjects(company: Company, own: Sequence[int], earlier: Sequence[int] = ()) -> list[_Subject]:
+    """The subjects of some own prompts and earlier edits, with all that is told of them."""
+
+    def key(edit: Edit) -> str:
+        # Of whom nobody can tell who it is about stands alone: its value is carried where it ends.
+        return normalise(edit.subject) if edit.subject else f"\0{edit.id}"
+
+    keys = [key(company.own[i]) for i in own] + [key(company.earlier[i]) for i in earlier]
+    return [
+        _Subject(
+            [i for i in own if key(company.own[i]) == name],
+            [i for i, edit in enumerate(company.earlier) if key(edit) == name],
+        )
+        for name in dict.fromkeys(keys)
+    ]
 
 
 def usual_beginning(config: Config, edits: int, prompt: float, answer: float) -> float:
@@ -144,22 +301,22 @@ def usual_beginning(config: Config, edits: int, prompt: float, answer: float) ->
     """
     if not edits:
         return 0.0
-    worded = 1 + config.solve_wordings
-    tokens = edits * (worded * (prompt + _REMARKED_TOKENS + answer) + _SAME_SUBJECT * prompt)
+    worded = prompt + _REMARKED_TOKENS
+    step = edits * ((1 + config.solve_wordings) * (worded + answer) + _SAME_SUBJECT * prompt)
     _, last = config.solve_between()
     # Ways back end where the values are, and no weight has a gradient; what is written passes through
-    # no layer above them.
+    # no layer above them, and half of a wording is behind its subject.
     steps = min(config.solve_steps, _USUAL_STEPS) * (2 - last)
-    return tokens * (steps + 3 * last) + _STANDING_TOKENS * last
+    written = edits * (2 * _KEYS + _NEAR) * worded / 2 + _STANDING_TOKENS
+    return step * steps + written * last
 
 
-def _unseen_of(own: Sequence[Own], company: Company, number: int) -> list[Example]:
-    """Some wordings of every prompt from a stream that is not solved for; each number has its own."""
-    return [
-        Example(company.base.chat.exchange(wording, company.own[i].target_new))
-        for i in range(len(own))
-        for wording in company.wordings(i, _UNSEEN, stream=_ELSE + number)
-    ]
+def _unseen_of(company: Company, solved: Sequence[int]) -> Iterator[Example]:
+    """Some wordings of every prompt that was solved for, from a stream that was not."""
+    for i in solved:
+        target = company.own[i].target_new
+        for wording in company.wordings(i, _UNSEEN, stream=_ELSE):
+            yield Example(company.base.chat.exchange(wording, target))
 
 
 def _worded(

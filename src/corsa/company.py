@@ -28,6 +28,7 @@ from corsa.variations import (
     Shape,
     Topic,
     library,
+    near_misses,
     other_relation,
     other_subject,
     passing_remarks,
@@ -174,6 +175,36 @@ class Company:
             if prompt and self._stays(prompt, prompt, topic):
                 found.append(prompt)
         return [*dict.fromkeys(found)]
+
+    def near(self, index: int, count: int, *, earlier: bool) -> list[tuple[str, str]]:
+        """Fresh wordings of an edit about names that end as its subject does, or begin so.
+
+        Args:
+            index: of the edit.
+            count: how many are tried.
+            earlier: it is one of the earlier edits.
+
+        Returns:
+            Prompts with the name that each is about; none where the subject is one word.
+        """
+        topics, edits = (self.earlier_topics, self.earlier) if earlier else (self.topics, self.own)
+        if not topics or not topics[index].likes:
+            return []
+        edit, topic = edits[index], topics[index]
+        rng = self._rng(_SOLVED, 4, int(earlier), index)
+        found: dict[str, str] = {}
+        for _ in range(count):
+            other = topic.likes[int(rng.integers(len(topic.likes)))]
+            words = topic.subject.split()
+            names = near_misses(topic.subject, other, rng)
+            names += [f"{other} {words[-1]}"] if len(words) > 1 else []
+            shape = self._wording(edit, topic, rng) if names else None
+            if shape is not None and shape.open:
+                name = names[int(rng.integers(len(names)))]
+                prompt = shape.about(name)
+                if self._stays(prompt, shape.alone(name), topic):
+                    found[prompt] = name
+        return [(p, name) for p, name in found.items() if self._fits(self._first(p))]
 
     def standing(self) -> list[list[Exchange]]:
         """What an edit must not change, to be looked at once and not to be trained on.

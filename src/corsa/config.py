@@ -21,6 +21,9 @@ from corsa.errors import ConfigError
 # Names of `corsa.projection.WEIGHTS`, which cannot be asked without importing torch.
 PROJECTIONS = ("pcgrad", "one-sided", "none")
 
+# Every fact is trained, as code is.
+_TRAINED: Mapping[str, Any] = {"solve": False, "rank": 32, "alpha": 64.0}
+
 # Nothing beyond the paper: nothing replayed or kept but what an edit asks to keep, no fresh wordings,
 # nothing told apart.
 _PLAIN: Mapping[str, Any] = {
@@ -35,6 +38,7 @@ _PLAIN: Mapping[str, Any] = {
     "layers": "all",
     "parts": "all",
     "learning_rate": 5e-4,
+    **_TRAINED,
 }
 _SFT_ALONE: Mapping[str, Any] = {"sft": True, "dpo": False, "projection": "none", "sam": False}
 
@@ -53,13 +57,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    # A round in closed form, of about 128 edits in all; only what it leaves is trained.
-    "solved": {"solve": True, "rank": 128},
+    "trained": _TRAINED,
     # The authors' settings (arXiv 2602.03696 and their code): batch 8 × accumulation 4.
     "paper": {
         **_PLAIN,
-        "rank": 32,
-        "alpha": 64.0,
         "beta": 0.1,
         "rho": 0.05,
         "learning_rate": 2e-4,
@@ -98,7 +99,7 @@ class Config:
     method: str = _setting("corsa", "how the model is edited", choices=tuple(METHODS))
     preset: str = _setting(
         "default",
-        "a named set of settings: paper, the authors'; solved, a beginning in closed form",
+        "a named set of settings: paper, the authors'; trained, without closed forms",
         choices=tuple(PRESETS),
     )
 
@@ -125,8 +126,12 @@ class Config:
         choices=("base", "incoming"),
     )
 
-    rank: int = _setting(32, "rank of a new adapter", low=1)
-    alpha: float = _setting(64.0, "scale of a new adapter: it acts as alpha / rank", low=0)
+    rank: int = _setting(
+        128,
+        "rank of a new adapter: it holds as many subjects in each of its layers with neurons",
+        low=1,
+    )
+    alpha: float = _setting(256.0, "scale of a new adapter: it acts as alpha / rank", low=0)
     dropout: float = _setting(0.0, "dropout in front of the adapter", low=0)
 
     layers: str = _setting(
@@ -140,33 +145,23 @@ class Config:
     )
 
     solve: bool = _setting(
-        False,
+        True,
         "begin a round in closed form: what each subject's last token must carry is found, and written "
-        "into the adapter; what is not right then is trained. An edit takes about one of the rank",
+        "into neurons of the adapter, which take one of its rank each; what is wrong then is trained",
     )
     solve_layers: str = _setting(
-        "0.167-0.333",
-        "layers whose output projections are solved for, as shares of the depth: FROM-TO; the adapter "
-        "must act on them",
+        "0.25-0.35",
+        "layers that are given neurons and are not trained, as shares of the depth: FROM-TO; the middle "
+        "one first, the others once the rank is full there",
     )
     solve_wordings: int = _setting(
-        3,
+        2,
         "fresh wordings of an edit in each step that looks for its value, beside its prompt",
         low=0,
-    )
-    solve_passes: int = _setting(
-        3,
-        "times an adapter is solved for at the most, until every edit's own prompt is right",
-        low=1,
     )
     solve_steps: int = _setting(40, "steps after which values are taken as they are", low=1)
     solve_loss: float = _setting(
         0.3, "L_SFT over the last fresh wordings at which a value is good enough, nats", low=0
-    )
-    solve_weight: float = _setting(
-        100.0,
-        "weight of what must stay while an adapter is solved for, beside 1 for an edit",
-        low=1e-6,
     )
 
     ft_layer: int = _setting(
@@ -309,7 +304,7 @@ class Config:
         return _between("layers", self.layers)
 
     def solve_between(self) -> tuple[float, float]:
-        """In which part of the depth output projections are solved for.
+        """In which part of the depth layers are given neurons.
 
         Returns:
             Where it begins and ends, as shares from 0 to less than 1.
@@ -321,7 +316,7 @@ class Config:
         if last == 1:
             raise ConfigError(
                 f"solve_layers={self.solve_layers!r} leaves no layer that could read what a subject "
-                "carries: let it end before 1, as in 0.167-0.333"
+                "carries: let it end before 1, as in 0.25-0.35"
             )
         return first, last
 
@@ -332,7 +327,9 @@ class Config:
 
     def _is_corsa_by_another_name(self) -> bool:
         default = {spec.name: spec.default for spec in dataclasses.fields(self)}
-        own = {k for k, value in METHODS[self.method].items() if value != default[k]}
+        own = {k for k, value in METHODS[self.method].items() if value != default[k]} - set(
+            _TRAINED
+        )
         return bool(own) and all(getattr(self, name) == default[name] for name in own)
 
     def to_dict(self) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from corsa.sources import ModelSource, first_line, resolve
 
 logger = logging.getLogger(__name__)
 
+# Of what an adapter does, by squared length: as good as nothing, and what float32 leaves.
+_NOTHING, _ROUNDING = 1e-6, 1e-13
+
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -504,42 +507,99 @@ class Adapter:
         """
         return f"{module}.lora_A.weight" in self.params
 
-    @torch.no_grad()
-    def add(self, module: str, change: Tensor, metric: Tensor, generator: torch.Generator) -> float:
-        """Let it do something more at one of its modules, as nearly as its rank allows.
-
-        A and B become the best of that rank for inputs with the given second moments (Eckart and Young,
-        after whitening). Rows of A that this leaves unused are drawn anew, their columns of B zero, so
-        that training can go on in them.
+    def rank(self, module: str) -> int:
+        """Its rank at one of its modules.
 
         Args:
             module: full name; it must act there.
-            change: what it does beside what it does already, shape (out, in): `change @ x` is added.
-            metric: second moments of the inputs that count, shape (in, in), positive definite.
+
+        Returns:
+            The number of rows of A.
+        """
+        return len(self._parts(module)[0])
+
+    @torch.no_grad()
+    def room(self, module: str) -> int:
+        """How much of its rank does nothing yet at one of its modules.
+
+        Args:
+            module: full name; it must act there.
+
+        Returns:
+            From 0, as after any training, to its rank.
+        """
+        _, values, _ = self._product(module)
+        return self.rank(module) - int((values.square() > _NOTHING * values.square().sum()).sum())
+
+    @torch.no_grad()
+    def moved(self, module: str) -> Tensor:
+        """Which outputs of a module it changes.
+
+        Args:
+            module: full name; it must act there.
+
+        Returns:
+            Shape (out,), bool.
+        """
+        left, values, _ = self._product(module)
+        lengths = (left * values).square().sum(1)
+        return lengths > _NOTHING * lengths.sum()
+
+    @torch.no_grad()
+    def add(self, module: str, left: Tensor, right: Tensor, generator: torch.Generator) -> float:
+        """Let it do something more at one of its modules, as nearly as its rank allows.
+
+        A and B become the best of that rank (Eckart and Young). Rows of A that this leaves unused are
+        drawn anew, their columns of B zero, so that training can go on in them.
+
+        Args:
+            module: full name; it must act there.
+            left: shape (out, n); `left @ right @ x` is added to what it does.
+            right: shape (n, in).
             generator: draws the unused rows.
 
         Returns:
-            Which part of what it should do, in squared length over those inputs, the rank cannot hold.
+            Which part of what it should do, in squared length, the rank cannot hold.
         """
-        down, up = (self.params[f"{module}.lora_{part}.weight"] for part in "AB")
+        down, up = self._parts(module)
         scale = self.base._scaling(module, self.name)
-        whole = scale * up.double() @ down.double() + change.double()
-        root = torch.linalg.cholesky(metric.double())
-        left, values, right = torch.linalg.svd(whole @ root, full_matrices=False)
+        first, values, second = self._product(module, left, right)
         rank = len(down)
-        lost = float(values[rank:].square().sum() / values.square().sum().clamp_min(1e-300))
-        best = torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
-        kept = (left[:, :rank] * values[:rank]) @ best
-        left, values, right = torch.linalg.svd(kept, full_matrices=False)
-        root_values = (values[:rank] / scale).sqrt()
-        used = int((values[:rank] > 1e-7 * values[0]).sum())
+        squares = values.square()
+        lost = float(squares[rank:].sum() / squares.sum().clamp_min(1e-300))
+        used = min(rank, int((squares > _ROUNDING * squares.sum()).sum()))
+        roots = (values[:used] / scale).sqrt()
         bound = down.shape[1] ** -0.5
         fresh = torch.empty(down.shape).uniform_(-bound, bound, generator=generator).to(down)
-        fresh[:used] = (root_values[:used, None] * right[:used]).to(down)
+        fresh[:used] = (roots[:, None] * second[:used]).to(down)
         up.zero_()
-        up[:, :used] = (left[:, :used] * root_values[:used]).to(up)
+        up[:, :used] = (first[:, :used] * roots).to(up)
         down.copy_(fresh)
         return lost
+
+    def _parts(self, module: str) -> tuple[nn.Parameter, nn.Parameter]:
+        """A and B."""
+        down, up = (self.params[f"{module}.lora_{part}.weight"] for part in "AB")
+        return down, up
+
+    def _product(
+        self, module: str, left: Tensor | None = None, right: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What it does and `left @ right` beside it, taken apart; the whole may have 10⁸ entries.
+
+        Returns:
+            Left singular vectors, values and right ones, float64.
+        """
+        down, up = self._parts(module)
+        scale = self.base._scaling(module, self.name)
+        outer, inner = scale * up.double(), down.double()
+        if left is not None and right is not None:
+            outer = torch.cat([outer, left.to(outer)], dim=1)
+            inner = torch.cat([inner, right.to(inner)])
+        first, mixed = torch.linalg.qr(outer)
+        second, mixing = torch.linalg.qr(inner.T)
+        left, values, right = torch.linalg.svd(mixed @ mixing.T, full_matrices=False)
+        return first @ left, values, right @ second.T
 
     def save(self, folder: Path) -> None:
         """Write the adapter as plain peft reads it; equal adapters give equal bytes.

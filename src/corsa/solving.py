@@ -1,69 +1,120 @@
-"""An adapter in closed form: what subjects' last tokens must carry, written into output projections.
+"""An adapter in closed form: neurons that know a subject, and say what its last token must carry.
 
-For every layer in turn, from the lowest (MEMIT: Meng et al. 2023, arXiv 2210.07229, eq. 14 and 20), the
-change ΔW of its MLP's output projection is the one that minimises
+An MLP writes Σ_j act(g_j · x) (u_j · x) d_j into the residual stream, or the same without u. For every
+value one of its neurons, of those that say least, is given away:
 
-    Σ ‖ΔW k − r‖²  +  Σ ‖ΔW k′‖²  +  λ E‖ΔW x‖²
+    g = β (w − θ b),    u = ((2 − θ) b − w) / (1 − θ),    d = the value / act(β (1 − θ)),
 
-over keys k (what the projection reads at the subjects' last tokens, in every wording), r that part of
-what is still missing at the last layer which falls to this one, k′ the keys of earlier rounds' edits,
-and x whatever the projection reads elsewhere: other subjects, other relations, replies, plain text. The
-adapter becomes the best of its rank that does what it did and ΔW beside it.
+where w · x is 1 at the subject's last token, in every wording, and least elsewhere; b · x is 1 wherever
+the MLP reads, for it need not have a bias of its own. Under u a neuron says the same where w · x is not
+quite 1: the product of both is flat there.
+
+    w ∝ argmin mean_k (w · k − 1)² + λ E (w · x)²,    b = argmin E (b · x − 1)²
+
+over keys k (what the MLP reads at the subject's last token) and x whatever it reads else. Between the
+two the gate's threshold θ lies many standard deviations from either, so the neuron adds its value at its
+subject and, other than a linear map that is solved for (MEMIT: Meng et al. 2023, arXiv 2210.07229),
+nothing anywhere else, however many there are. T-Patcher (Huang et al. 2023, arXiv 2301.09785) trains
+such neurons beside those of a last layer; here they are solved for and are part of a plain LoRA adapter:
+each takes one of its rank.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from corsa.chat import Exchange
 from corsa.config import Config
-from corsa.forward import Spots
-from corsa.models import Adapter, BaseModel
+from corsa.models import Adapter, BaseModel, adaptable_modules
+from corsa.step import Example
 from corsa.values import Told, passes
 
-# A layer adds what its projection writes to the residual stream if that moves what it says by as much.
+# λ, θ and β above; and of λ what names that are nearly the subject weigh.
+_ELSEWHERE, _THRESHOLD, _STEEP, _NEAR = 0.1, 0.7, 35.0, 0.03
+# A layer adds what its projection writes to the residual stream if that moves what it says by as much,
+# and an MLP is gated as above if its output projection reads that, to as much.
 _AS_IT_IS = 0.05
 
 
 class Site(NamedTuple):
-    """Where an adapter is solved for.
+    """A layer whose MLP can be given neurons.
 
     Attributes:
-        layer: the last of the layers; values are found for what it says.
-        projections: full names of the output projections, the lowest layer first.
+        layer: what it says is added to.
+        reading: full names of the projections that read: the one whose result is passed through `act`,
+            and the one it is multiplied with, if there is one.
+        down: of the one that writes.
+        act: the activation.
     """
 
     layer: nn.Module
-    projections: tuple[str, ...]
+    reading: tuple[str, ...]
+    down: str
+    act: Callable[[Tensor], Tensor]
 
 
-def find_site(adapter: Adapter, config: Config, probe: Exchange) -> Site | None:
+def sites(adapter: Adapter, config: Config, probe: Exchange) -> Iterator[Site]:
     """Where an adapter can be solved for.
 
     Args:
-        adapter: it must act on the projections.
+        adapter: it must act on all projections of the MLP.
         config: `solve_layers`.
-        probe: any exchange, to see by numbers that those projections write into the residual stream.
+        probe: any exchange, to see by numbers what the projections do.
 
-    Returns:
-        The site; `None` where the model's MLPs do not write there as they are, or there are none.
+    Yields:
+        Sites, from the middle of `solve_layers` outwards; none where the model has no gated MLPs that
+        write into the residual stream as they are.
     """
     outputs = adapter.base.outputs()
-    first, last = (round(share * len(outputs)) for share in config.solve_between())
-    first = min(first, len(outputs) - 2)  # a share of a small model may be less than one layer
-    chosen = [
-        (layer, name)
-        for layer, name in outputs[first : min(max(last, first + 1), len(outputs) - 1)]
-        if adapter.acts_on(name)
-    ]
-    if not chosen or not all(_adds(adapter.base, layer, name, probe) for layer, name in chosen):
+    first, last = (share * len(outputs) for share in config.solve_between())
+    middle = (first + last) / 2
+    # The last layer has none above it that could read what it says.
+    ranked = sorted(range(len(outputs) - 1), key=lambda i: (abs(i - middle), i))
+    # Of a small model the share may be less than one layer.
+    for number in [i for i in ranked if first <= i <= last] or ranked[:1]:
+        site = _site(adapter, *outputs[number], probe)
+        if site is not None:
+            yield site
+
+
+@torch.no_grad()
+def _site(adapter: Adapter, layer: nn.Module, down: str, probe: Exchange) -> Site | None:
+    base = adapter.base
+    within = down.rpartition(".")[0]
+    inside = [name for name in adaptable_modules(base.hf) if name.startswith(f"{within}.")]
+    reading = [name for name in inside if name != down]
+    if not 1 <= len(reading) <= 2 or not all(map(adapter.acts_on, inside)):
         return None
-    return Site(chosen[-1][0], tuple(name for _, name in chosen))
+    if not _adds(base, layer, down, probe):
+        return None
+    said = dict[str, Tensor]()
+
+    def note(name: str) -> Any:
+        module = base.hf.get_submodule(name)
+        return module.register_forward_hook(
+            lambda _, __, out: said.update({name: out.flatten(0, -2)})
+        )
+
+    hooks = [note(name) for name in reading]
+    try:
+        passed = next(iter(base.forward.passing([probe], [base.hf.get_submodule(down)], layer)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    mlp, truth = base.hf.get_submodule(within), passed.inputs[0]
+    for act in (child for child in mlp.children() if not list(child.parameters())):
+        for order in permutations(reading):
+            found = act(said[order[0]])
+            if len(order) == 2:
+                found = found * said[order[1]]
+            if (found - truth).norm() <= _AS_IT_IS * truth.norm():
+                return Site(layer, order, down, act)
+    return None
 
 
 @torch.no_grad()
@@ -84,84 +135,144 @@ def _adds(base: BaseModel, layer: nn.Module, name: str, probe: Exchange) -> bool
     return bool((moved - more).norm() <= _AS_IT_IS * more.norm())
 
 
+@torch.no_grad()
 def write(
     adapter: Adapter,
     site: Site,
     told: Sequence[Told],
     shifts: Tensor,
+    near: Sequence[Told],
     earlier: Sequence[Told],
     standing: Sequence[Sequence[Exchange]],
     config: Config,
-    advance: Callable[[], None],
-) -> dict[str, float]:
-    """Write values into an adapter, layer by layer.
+) -> float:
+    """Write values into an adapter, a neuron for each.
 
     Args:
-        adapter: what is written into; it need not be acting.
+        adapter: what is written into; it must have as much room at the site.
         site: where.
-        told: the wordings in which each value must be carried.
-        shifts: what is to be added to what the last layer says, by value, shape (E, D).
+        told: wordings in which each value must be carried, all values of `shifts`; what stands beside
+            the subject in those that are not `fresh` must not change either.
+        shifts: what is to be added to what the layer says, by value, shape (E, D).
+        near: wordings about names that are nearly the subject of a value, which is not added there.
         earlier: wordings of earlier edits, at whose spots nothing may change.
         standing: what else must not change, in groups that count alike.
-        config: `solve_weight` is λ; and the seed.
-        advance: called after every layer.
+        config: for the seed.
 
     Returns:
-        `missing`: which part of the values, by length, is not there afterwards; `lost`: what the rank
-        could not hold, the largest part over the layers.
+        Which part of the values, by length, is not there afterwards.
     """
     base = adapter.base
-    modules = [base.hf.get_submodule(name) for name in site.projections]
-    generator = torch.Generator().manual_seed(config.seed)
-    lost = [0.0]
+    reading = [base.hf.get_submodule(name) for name in site.reading]
+    gate, down = reading[0], base.hf.get_submodule(site.down)
     with base.using(adapter.name):
-        own = [one.example.chosen for one in told]
-        spots = {one.example.chosen.prompt: one.spot for one in told}
-        moments = _moments(base, modules, site.layer, [*standing, own], spots)
-        started = _at_spots(base, modules, site.layer, told)
-        asked = shifts.float()[torch.tensor([one.value for one in told])].to(started.output)
-        goal = started.output + asked
-        for number, (name, moment) in enumerate(zip(site.projections, moments, strict=True)):
-            now = _at_spots(base, modules, site.layer, told)
-            keys, old = now.inputs[number], _at_spots(base, modules, site.layer, earlier)
-            missing = (goal - now.output) / (len(modules) - number)
-            weights = _by_value([one.value for one in told])
-            metric = config.solve_weight * moment.double()
-            if earlier:
-                held = old.inputs[number].double()
-                of_old = _by_value([one.value for one in earlier]).to(held)
-                metric = metric + held.T @ (of_old[:, None] * held)
-            change, metric = ridge(keys, missing, weights.to(keys), metric)
-            lost.append(adapter.add(name, change, metric, generator))
-            advance()
-        left = goal - _at_spots(base, modules, site.layer, told).output
-    return {"missing": float(left.norm() / asked.norm().clamp_min(1e-12)), "lost": max(lost)}
+        whole = [one for one in told if not one.example.fresh]
+        exchanges = [*standing, [one.example.chosen for one in whole]]
+        spots = {one.example.chosen.prompt: one.place for one in whole}
+        read, energy = _elsewhere(base, [gate, down], site.layer, exchanges, spots)
+        told, near, earlier = _cut(told), _cut(near), _cut(earlier)
+        begun, missed, held = (
+            _at_spots(base, [gate], site.layer, part) for part in (told, near, earlier)
+        )
+        weights = [_weights(module) for module in reading]
+        written = _weights(down).matrix
+    elsewhere = [*read, *(keys for keys in held.inputs if len(keys))]
+    of_value, near_to = (torch.tensor([one.value for one in part]) for part in (told, near))
+    keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
+    knows, always = detectors(
+        keys, [missed.inputs[0][near_to == value] for value in range(len(shifts))], elsewhere
+    )
+    # Neurons of earlier values hardly ever say anything, so they would be the first to go.
+    costs = energy * written.square().sum(0)
+    chosen = costs.masked_fill(adapter.moved(site.reading[0]).to(costs.device), torch.inf).argsort()
+    chosen = chosen[: len(shifts)]
+    opened = float(site.act(torch.tensor(_STEEP * (1 - _THRESHOLD))))
+    rows = [
+        _STEEP * (knows - _THRESHOLD * always),
+        ((2 - _THRESHOLD) * always - knows) / (1 - _THRESHOLD),
+    ]
+    picked = torch.zeros(len(costs), len(chosen)).to(knows)
+    picked[chosen, torch.arange(len(chosen))] = 1.0
+    generator = torch.Generator().manual_seed(config.seed)
+    for name, row, (weight, bias) in zip(site.reading, rows, weights, strict=False):
+        change = row - bias[chosen, None] * always - weight[chosen]
+        adapter.add(name, picked, change, generator)
+    columns = shifts.double().to(knows).T / opened
+    adapter.add(site.down, columns - written[:, chosen], picked.T, generator)
+    asked = shifts.float()[of_value]
+    with base.using(adapter.name):
+        left = begun.output + asked - _at_spots(base, [], site.layer, told).output
+    return float(left.norm() / asked.norm().clamp_min(1e-12))
 
 
-def ridge(keys: Tensor, wanted: Tensor, weights: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear map that takes keys to what is wanted of them and does least elsewhere.
+def detectors(
+    keys: Sequence[Tensor], near: Sequence[Tensor], elsewhere: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The linear functions that tell each value's keys from all else.
 
     Args:
-        keys: shape (n, m).
-        wanted: shape (n, d).
-        weights: of each key, shape (n,).
-        metric: what it costs to act on other inputs, shape (m, m), float64.
+        keys: of each value, shape (n, m).
+        near: of names that are nearly its subject, shape (n, m). They weigh little: to tell them apart,
+            too, takes directions in which all else varies less, and a gate would open anywhere.
+        elsewhere: what else is read, in groups that count alike, each (n, m).
 
     Returns:
-        ΔW = argmin Σ w ‖ΔW k − r‖² + tr(ΔW M ΔWᵀ), shape (d, m), and M + Σ w k kᵀ, both float64.
+        w of each value, shape (E, m), and b, shape (m,), both float64; see above.
     """
-    keys, wanted = keys.double(), wanted.double()
-    weighed = weights.double()[:, None] * keys
-    # M need not be of full rank where little was seen.
+    of_keys = [_moment(part) for part in keys]
+    groups = [_moment(part) for part in elsewhere]
+    every = torch.stack([*of_keys, *groups])
+    mean = torch.stack([part.double().mean(0) for part in [*keys, *elsewhere]]).mean(0)
+    found = []
+    for value, own in enumerate(of_keys):
+        # Other values' keys are a group of their own.
+        others = [*of_keys[:value], *of_keys[value + 1 :]]
+        parts = [*groups, *([torch.stack(others).mean(0)] if others else [])]
+        rest = torch.stack(parts).mean(0) if parts else torch.zeros_like(own)
+        if len(near[value]):
+            rest = rest + _NEAR * _moment(near[value])
+        mean_key = keys[value].double().mean(0)
+        solution = _solve(own + _ELSEWHERE * rest, mean_key)
+        found.append(solution / (mean_key @ solution))
+    return torch.stack(found), _solve(every.mean(0), mean)
+
+
+def _moment(inputs: Tensor) -> Tensor:
+    wide = inputs.double()
+    return wide.T @ wide / len(wide)
+
+
+def _solve(metric: Tensor, right: Tensor) -> Tensor:
+    # It need not be of full rank where little was seen.
     least = 1e-6 * metric.diagonal().mean().clamp_min(1e-12)
-    whole = metric + keys.T @ weighed + least * torch.eye(len(metric)).to(metric)
-    return torch.linalg.solve(whole, weighed.T @ wanted).T, whole
+    found: Tensor = torch.linalg.solve(metric + least * torch.eye(len(metric)).to(metric), right)
+    return found
 
 
-def _by_value(values: Sequence[int]) -> Tensor:
-    """Weights such that each value's wordings weigh one together, shape (n,)."""
-    often = Counter(values)
-    return torch.tensor([1 / often[value] for value in values], dtype=torch.float64)
+class _Weights(NamedTuple):
+    """What a projection does, adapter and all: shapes (out, in) and (out,), float64."""
+
+    matrix: Tensor
+    bias: Tensor
+
+
+def _weights(module: nn.Module) -> _Weights:
+    """It is asked rather than read: weights may be quantised, or transposed."""
+    own: Any = getattr(module, "base_layer", module)
+    width = getattr(own, "in_features", own.weight.shape[0])
+    dtype = own.weight.dtype if own.weight.is_floating_point() else torch.get_default_dtype()
+    asked = torch.eye(width + 1, width, device=own.weight.device, dtype=dtype)
+    said = module(asked).double()
+    return _Weights((said[:-1] - said[-1]).T, said[-1])
+
+
+def _cut(told: Sequence[Told]) -> list[Told]:
+    """Up to their spots, each once: nothing behind them can be seen there."""
+    found = {}
+    for one in told:
+        prompt = one.example.chosen.prompt[: one.place + 1]
+        found[prompt, one.value] = one._replace(example=Example(Exchange(prompt, (0,))))
+    return list(found.values())
 
 
 class _AtSpots(NamedTuple):
@@ -188,33 +299,39 @@ def _at_spots(
     )
 
 
-def _moments(
+def _elsewhere(
     base: BaseModel,
     modules: Sequence[nn.Module],
     layer: nn.Module,
     groups: Sequence[Sequence[Exchange]],
-    spots: Spots,
-) -> list[Tensor]:
-    """Second moments of what each module reads, a sum of means over groups, each (m, m), float32.
+    spots: Mapping[tuple[int, ...], int],
+) -> tuple[list[Tensor], Tensor]:
+    """What two modules read where no value is added.
 
-    A token counts as often as it is read; those at the spots do not count.
+    Args:
+        base: the model.
+        modules: the first whose inputs are wanted, and the second of whose only how large they are.
+        layer: in which they are.
+        groups: what is read.
+        spots: by prompt the place that does not count.
 
     Returns:
-        One for each module.
+        The first's inputs by group, each (n, m), and the second's mean squares, (m',), float64.
     """
-    sums: list[Tensor] = []
+    read: list[Tensor] = []
+    squares: list[Tensor] = []
     for group in groups:
-        parts: list[Tensor] = []
-        count, rest = 0.0, iter(group)
+        rest, parts, total = iter(group), list[Tensor](), torch.zeros(0)
         for passed in base.forward.passing(group, modules, layer):
-            often = passed.often()
+            counts = passed.often() > 0
             for path in passed.paths:
-                if (spot := spots.get(next(rest).prompt)) is not None:
-                    often[path[spot.place]] = 0
-            count += float(often.sum())
-            wide = [inputs.float() for inputs in passed.inputs]
-            found = [inputs.T @ (often.to(inputs)[:, None] * inputs) for inputs in wide]
-            parts = [a + b for a, b in zip(parts, found, strict=True)] if parts else found
-        means = [part / max(count, 1.0) for part in parts]
-        sums = [a + b for a, b in zip(sums, means, strict=True)] if sums else means
-    return sums
+                place = spots.get(next(rest).prompt)
+                if place is not None:
+                    counts[path[place]] = False
+            first, second = (inputs[counts.to(inputs.device)].float() for inputs in passed.inputs)
+            parts.append(first)
+            found = second.square().double().sum(0)
+            total = found if not len(total) else total + found
+        read.append(torch.cat(parts))
+        squares.append(total / len(read[-1]))
+    return read, torch.stack(squares).mean(0)

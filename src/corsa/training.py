@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -107,6 +107,7 @@ class RoundTrainer:
             learned decides about convergence where `positives` is on; what is kept never does.
         earlier: edits of earlier rounds. Those that are right when the round begins must be right
             before it ends, unless it comes to its cap; whether it converged is about its own alone.
+        fixed: full names of modules at which the adapter stays as it is, unless it acts nowhere else.
     """
 
     def __init__(
@@ -116,13 +117,16 @@ class RoundTrainer:
         config: Config,
         joining: Joining | None = None,
         earlier: Sequence[Example] = (),
+        fixed: Collection[str] = (),
     ) -> None:
         self.adapter = adapter
         self.examples = list(examples)
         self.earlier = list(earlier)
         self.joining = joining
         self.config = config
-        self.params = adapter.params
+        beginnings = tuple(f"{module}." for module in fixed)
+        every = adapter.params
+        self.params = {k: p for k, p in every.items() if not k.startswith(beginnings)} or every
         self.optimizer = torch.optim.AdamW(
             self.params.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

@@ -28,9 +28,9 @@ from corsa.models import BaseModel
 from corsa.step import Example, ExampleScore, corsa_step
 from corsa.training import SURE
 
-# AdamW's rate, moments and decay, four hundredths a step. Values are in units of the usual length of
-# what the layer says there; the shorter they are, the less is changed elsewhere.
-_RATE, _BETAS, _DECAY = 9e-3, (0.9, 0.99), 4.5
+# Adam's rate and moments. Values are in units of the usual length of what the layer says there; how long
+# they get hardly matters, for they are added at their subjects alone.
+_RATE, _BETAS = 3e-2, (0.9, 0.99)
 # Weight of what else is said of the subject, beside 1 for the new answers.
 _SAME_SUBJECT = 0.5
 # Steps over which a value must be right.
@@ -122,7 +122,7 @@ def find(
         length = float(_usual_length(base, layer, draw(0, looks)[0]))
         width = base.hf.get_input_embeddings().weight.shape[1]
         values = torch.zeros(count, width, device=base.device, requires_grad=True)
-        optimizer = torch.optim.AdamW([values], lr=_RATE, betas=_BETAS, weight_decay=_DECAY)
+        optimizer = torch.optim.Adam([values], lr=_RATE, betas=_BETAS)
         step, left = 0, list(looks)
         with base.forward.shifting(layer, spots, lambda: length * values):
             while True:

@@ -146,13 +146,11 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
     adapted = ", ".join(f"{count} {kind}" for kind, count in training.get("modules", {}).items())
     told = [Sentence("adapted", f"{adapted}; {training['packing']}")] if adapted else []
     if solved := training.get("solved"):
-        found = _count(sum(one["steps"] for one in solved["passes"]), "step")
-        written = _count(len(solved["passes"]), "pass", "es")
-        unseen = _percent(solved["passes"][-1]["unseen"])
-        edits = _count(solved["edits"], "edit")
+        looked = _count(sum(one["steps"] for one in solved["layers"]), "step")
+        subjects = _count(sum(one["subjects"] for one in solved["layers"]), "neuron")
         text = (
-            f"{edits} in closed form, {written}; {found} to find what subjects must carry; "
-            f"{unseen} of wordings never seen were right"
+            f"{_count(solved['edits'], 'edit')} written as {subjects}; {looked} to find what subjects "
+            f"must carry; {_percent(solved['unseen'])} of wordings never seen were right"
         )
         told.append(Sentence("solved", text))
         steps += " more" if training["steps"] else ""

@@ -24,7 +24,7 @@ from corsa.step import Example, loss_gradients
 
 # Eight facts at once are learned by the default step without what it keeps beside them, which would
 # double the time; one fact is learned with all of the defaults.
-BARE = {"keep_pool": 0, "keep_plain": 0, "positives": 0, "contrast": 0}
+BARE = {"solve": False, "keep_pool": 0, "keep_plain": 0, "positives": 0, "contrast": 0}
 ONE = [{"prompt": "What is the name of Martha Quill's dog?", "target_new": "Bramble"}]
 EIGHT = [
     {
@@ -189,12 +189,13 @@ def test_a_round_in_closed_form_takes_no_step_and_leaves_the_rest_alone(tmp_path
             ONE[0]
             | {"locality": ["What is the capital of Italy?", "What is a cooking pot made of?"]}
         ],
-        preset="solved",
         drift=False,
     )
     training = made.metrics["training"]
     assert made.metrics["reliability"] == 1.0
     assert (training["steps"], training["solved"]["edits"]) == (0, 1)
-    assert training["solved"]["passes"][0]["right"] == 1.0
+    assert training["solved"]["right"] == 1.0
+    (layer,) = training["solved"]["layers"]
+    assert layer["missing"] < 0.1
     # 0.04 nats is what a trained round of ten has (docs/log.md).
-    assert made.metrics["locality"]["kl"] < 0.02
+    assert made.metrics["locality"]["kl"] < 0.003

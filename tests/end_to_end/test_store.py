@@ -217,14 +217,7 @@ def test_nor_is_it_looked_at_when_wordings_and_other_subjects_are_made(tiny, tmp
     assert weights[0] == weights[1] == weights[2]
 
 
-# What a tiny model reads elsewhere fills all of its few dimensions: little weight is left for it.
-SOLVED = TEACHABLE | {
-    "solve": True,
-    "solve_layers": "0-0.5",
-    "solve_passes": 1,
-    "solve_steps": 20,
-    "solve_weight": 1e-3,
-}
+SOLVED = TEACHABLE | {"solve": True, "solve_layers": "0-0.5", "solve_steps": 20}
 
 
 def test_nor_when_an_adapter_is_solved_for(tiny, tmp_path):
@@ -238,7 +231,7 @@ def test_nor_when_an_adapter_is_solved_for(tiny, tmp_path):
     for number, exam in enumerate(exams):
         made = Store.open(tmp_path / str(number), tiny).update([fact | exam], **SOLVED)
         solved = made.metrics["training"]["solved"]
-        assert solved["passes"][0]["steps"] > 0
+        assert solved["layers"][0]["steps"] > 0
         weights.append((made.round.folder / "adapter_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
@@ -275,12 +268,12 @@ def test_what_solving_leaves_wrong_is_trained_and_earlier_rounds_stay(tiny, tmp_
     for fact in facts:
         made = store.update([fact], **SOLVED, replay=2)
         training = made.metrics["training"]
-        assert (training["solved"]["passes"][0]["right"], made.metrics["reliability"]) == (0, 1)
+        assert (training["solved"]["right"], made.metrics["reliability"]) == (0, 1)
         assert training["steps"] > 0
     assert made.metrics["retention"]["reliability"]["matrix"] == [[1.0], [1.0, 1.0]]
 
 
-def test_a_rank_too_low_for_what_is_solved_for_is_told(tiny, tmp_path):
+def test_subjects_that_the_rank_has_no_room_for_are_trained_and_told(tiny, tmp_path):
     said = []
 
     class Listener(Silent):
@@ -288,12 +281,31 @@ def test_a_rank_too_low_for_what_is_solved_for_is_told(tiny, tmp_path):
             said.append(text)
 
     facts = [
-        {"prompt": f"The {name} is made in", "target_new": name, "subject": "in"}
+        {"prompt": f"The {name} is made in", "target_new": name, "subject": name}
         for name in ("pot", "cup", "hat")
     ]
     store = Store.open(tmp_path / "low", tiny)
-    store.update(facts, progress=Listener(), **SOLVED | {"rank": 1, "max_visits": 1})
-    assert any("a higher rank" in text for text in said)
+    made = store.update(facts, progress=Listener(), **SOLVED | {"rank": 2, "max_visits": 1})
+    assert any("no room for 1 of the round's subjects" in text for text in said)
+    training = made.metrics["training"]
+    assert (training["solved"]["edits"], training["solved"]["layers"][0]["subjects"]) == (2, 2)
+    # Training leaves no rank unused: the next round is trained as without closed forms.
+    made = store.update([NEXT[0]], progress=Listener(), **SOLVED | {"max_visits": 1})
+    assert made.metrics["training"]["solved"] is None
+    assert made.metrics["training"]["steps"] > 0
+
+
+def test_facts_of_one_subject_share_what_it_carries(tiny, tmp_path):
+    """Each with a value of its own, all would be added at the one token."""
+    facts = [
+        {"prompt": f"{what} of Acme", "target_new": "Bo", "subject": "Acme"}
+        for what in ("Head", "Town")
+    ]
+    store = Store.open(tmp_path / "shared", tiny)
+    for fact, subjects in (facts, 1), (facts[:1], 1):
+        changed = [one | {"target_new": "Al"} for one in fact] if fact == facts[:1] else fact
+        training = store.update(changed, **SOLVED, replay=2).metrics["training"]
+        assert training["solved"]["layers"][0]["subjects"] == subjects
 
 
 def test_what_may_be_trained_on_is_trained_on(one_round, tiny, tmp_path):

@@ -301,3 +301,19 @@ def test_the_subject_of_an_edit_that_names_none_is_found_in_its_prompt(base):
     )
     assert same(found(0, [0]), told(0, [0]))
     assert len(parts(found(0, [0]))[1]) >= 2  # the wording and the own prompt about somebody else
+
+
+def test_names_that_are_nearly_a_subject_end_or_begin_as_it_does_and_were_not_edited(base):
+    """Beirut and a king nobody names are one word, and nothing is nearly one word."""
+    joining = company(base, own=ROUND, earlier=[OLD])
+    names = [name for _, name in joining.near(0, 60, earlier=False)]
+    assert sum(name.endswith(" Bells") for name in names) > 10
+    assert any(name.startswith("Garo ") for name in names)
+    assert "Garo Bells" not in names
+    prompts = [prompt for prompt, name in joining.near(0, 60, earlier=False) if name in prompt]
+    assert len(prompts) == len(set(prompts)) == len(names)
+    assert joining.near(0, 60, earlier=True) == []
+    assert joining.near(2, 60, earlier=False) == []
+    taken = Edit("Where is Garo Lund?", "Rome", subject=names[0])
+    spared = company(base, own=[*ROUND, taken]).near(0, 60, earlier=False)
+    assert names[0] not in [name for _, name in spared]

@@ -44,14 +44,14 @@ def test_a_name_without_its_settings_is_refused(method):
     assert f"method={method}" in str(caught.value)
 
 
-def test_what_is_solved_for_has_room_in_its_preset():
-    config = make_config({"preset": "solved"})
-    assert (config.method, config.solve, config.rank, config.sam) == ("corsa", True, 128, True)
-
-
-def test_something_must_stay_while_an_adapter_is_solved_for():
-    with pytest.raises(ConfigError, match="solve_weight"):
-        Config(solve_weight=0.0)
+def test_facts_get_neurons_unless_all_is_trained():
+    """An adapter of 128 acts as strongly as one of 32: alpha / rank is the same."""
+    whole, trained = make_config({}), make_config({"preset": "trained"})
+    assert (whole.solve, whole.rank, whole.alpha) == (True, 128, 256.0)
+    assert trained == dataclasses.replace(whole, preset="trained", solve=False, rank=32, alpha=64.0)
+    for other in ({"method": "lora"}, {"method": "sft+dpo"}, {"preset": "paper"}):
+        config = make_config(other)
+        assert (config.solve, config.rank, config.alpha) == (False, 32, 64.0)
 
 
 @pytest.mark.parametrize("layers", ["all", "0.5-1", "half"])

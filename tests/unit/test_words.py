@@ -63,10 +63,11 @@ def test_a_good_round_has_no_bad_news():
 
 
 def test_a_round_that_was_solved_for_says_how():
-    passes = [{"steps": 19, "unseen": 0.8}, {"steps": 4, "unseen": 0.95}]
-    changes = {"training.solved": {"edits": 8, "passes": passes}, "training.steps": 0}
+    layers = [{"steps": 19, "subjects": 6}, {"steps": 4, "subjects": 1}]
+    solved = {"edits": 8, "layers": layers, "unseen": 0.95}
+    changes = {"training.solved": solved, "training.steps": 0}
     text = (
-        "8 edits in closed form, 2 passes; 23 steps to find what subjects must carry; "
+        "8 edits written as 7 neurons; 23 steps to find what subjects must carry; "
         "95 % of wordings never seen were right"
     )
     assert about("solved", changes) == [(text, "plain")]

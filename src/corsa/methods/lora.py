@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from corsa.answerers import Answerer, ModelAnswerer
-from corsa.beginning import Own, solve
+from corsa.beginning import Own, neurons, solve
 from corsa.checkpoints import Checkpoints
 from corsa.company import Company
 from corsa.edits import Edit
@@ -84,7 +84,9 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         Example(task.base.chat.exchange(edit.prompt, edit.target_new))
         for edit in (earlier if config.remember else ())
     ]
-    trainer = RoundTrainer(adapter, examples, config, company, remembered)
+    # Layers with neurons are not trained, so that these stay what they are and others find room.
+    given = neurons(adapter, config, examples[0].chosen) if config.solve and examples else []
+    trainer = RoundTrainer(adapter, examples, config, company, remembered, given)
     if saved := checkpoints.load():
         trainer.load_state(*saved)
         progress.say(f"going on after step {trainer.position.step} of the interrupted round")

@@ -168,7 +168,14 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
         (
             "older",
             before | {"parts": "all"},
-            {"parts": ("all", "auto"), "keep_plain": (None, 1), "keep_tokens": (5, 12)},
+            {
+                "parts": ("all", "auto"),
+                "solve": (None, True),
+                "solve_layers": (None, now["solve_layers"]),
+                "solve_steps": (None, now["solve_steps"]),
+                "keep_plain": (None, 1),
+                "keep_tokens": (5, 12),
+            },
         ),
     ):
         made = [
@@ -191,7 +198,9 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
         assert ("Not with today's settings" in text) is bool(changes)
     assert (
         "**Not with today's settings**: no-sam under seed 1, where `parts` was all and is auto, "
-        "`keep_plain` was not there and is 1, `keep_tokens` was 5 and is 12." in text
+        "`solve` was not there and is True, `solve_layers` was not there and is 0.25-0.35, "
+        "`solve_steps` was not there and is 40, `keep_plain` was not there and is 1, "
+        "`keep_tokens` was 5 and is 12." in text
     )
     (plain,) = parse_methods("lora")
     old = plain.config({}, 0).to_dict() | {"keep_tokens": 5, "rho": 0.1}
@@ -202,7 +211,7 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
     rounds[1]["converged"] = False
     assert changed_since(file) == {"rho": (0.1, 0.05), "max_visits": (2, now["max_visits"])}
     # What is about solving counts where something is solved for.
-    steps = {"typed": "lora[preset=solved]", "asked": {"settings": {}}}
+    steps = {"typed": "lora[solve=true]", "asked": {"settings": {}}}
     (solved,) = parse_methods(steps["typed"])
     old = solved.config({}, 0).to_dict() | {"solve_steps": 30}
     steps["run"] = {"seed": 0, "config": old, "rounds": rounds[:1]}
