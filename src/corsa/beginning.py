@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
+
+import torch
 
 from corsa.chat import Exchange
 from corsa.company import Company
@@ -48,8 +50,17 @@ class _Subject(NamedTuple):
     earlier: Sequence[int]
 
 
+# What was computed before an interruption, by name, or is computed now: plain data.
+Remember = Callable[[str, Callable[[], Any]], Any]
+
+
 def solve(
-    adapter: Adapter, own: Sequence[Own], company: Company, config: Config, progress: Progress
+    adapter: Adapter,
+    own: Sequence[Own],
+    company: Company,
+    config: Config,
+    progress: Progress,
+    remember: Remember,
 ) -> dict[str, Any] | None:
     """Find what the subjects of a round must carry, and write it into the adapter.
 
@@ -62,6 +73,7 @@ def solve(
         company: what is asked beside them.
         config: the settings.
         progress: told how far it is.
+        remember: keeps what was found.
 
     Returns:
         How it went, plain data; `None` where nothing was solved for.
@@ -70,7 +82,7 @@ def solve(
     places = list(sites(adapter, config, own[short[0]].example.chosen)) if short else []
     if not places:
         return None
-    begun = _Begun(adapter, own, company, config, progress, places)
+    begun = _Begun(adapter, own, company, config, progress, places, remember)
     before = begun.earlier_right()
     left = begun.carry(_subjects(company, short))
     if left:
@@ -115,6 +127,7 @@ class _Begun:
         config: Config,
         progress: Progress,
         places: Sequence[Site],
+        remember: Remember,
     ) -> None:
         self.adapter = adapter
         self.own = own
@@ -122,6 +135,7 @@ class _Begun:
         self.config = config
         self.progress = progress
         self.places = places
+        self.remember = remember
         self.layers: list[dict[str, Any]] = []
         self.solved: list[int] = []
 
@@ -181,8 +195,14 @@ class _Begun:
         def on_step(step: int, loss: float, fresh: float) -> None:
             progress.advance(min(step, 1), note=f"loss {loss:.2f} · fresh wordings {fresh:.0%}")
 
-        progress.begin("finding what subjects must carry", config.solve_steps)
-        found = find(adapter.base, adapter.name, site.layer, len(subjects), draw, config, on_step)
+        def look() -> dict[str, Any]:
+            progress.begin("finding what subjects must carry", config.solve_steps)
+            values = find(
+                adapter.base, adapter.name, site.layer, len(subjects), draw, config, on_step
+            )
+            return values._asdict() | {"shifts": values.shifts.tolist()}
+
+        found = self.remember(f"values-{len(self.layers)}", look)
         progress.begin("writing it into the adapter")
         told = [
             one
@@ -191,13 +211,14 @@ class _Begun:
         ]
         held, standing = self._held(subjects), self.company.standing()
         near = [one for value, subject in enumerate(subjects) for one in self._near(value, subject)]
-        missing = write(adapter, site, told, found.shifts, near, held, standing, config)
+        shifts = torch.tensor(found["shifts"], device=adapter.base.device)
+        missing = write(adapter, site, told, shifts, near, held, standing, config)
         return {
             "layer": site.down,
             "subjects": len(subjects),
-            "steps": found.steps,
-            "loss": round(found.loss, 6),
-            "fresh": round(found.fresh, 6),
+            "steps": found["steps"],
+            "loss": round(found["loss"], 6),
+            "fresh": round(found["fresh"], 6),
             "missing": round(missing, 6),
         }
 

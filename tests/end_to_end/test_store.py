@@ -236,23 +236,27 @@ def test_nor_when_an_adapter_is_solved_for(tiny, tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_a_round_interrupted_after_it_was_solved_for_is_not_solved_for_again(
-    tiny, tmp_path, monkeypatch
+@pytest.mark.parametrize(("where", "what"), [(RoundTrainer, "done_already"), (beginning, "write")])
+def test_what_was_found_before_an_interruption_is_not_looked_for_again(
+    tiny, tmp_path, monkeypatch, where, what
 ):
     fact = {"prompt": "Acme Soap is made in", "target_new": "Bo", "subject": "in"}
+    looked, find = [], beginning.find
+    monkeypatch.setattr(beginning, "find", lambda *a: looked.append(1) or find(*a))
     whole = Store.open(tmp_path / "whole", tiny).update([fact], **SOLVED)
+    often = len(looked)
     store = Store.open(tmp_path / "broken", tiny)
 
-    def interrupt(self):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RoundTrainer, "done_already", interrupt)
+        patch.setattr(where, what, interrupt)
         with pytest.raises(Interrupted):
             store.update([fact], **SOLVED)
     assert store.head == 0
-    monkeypatch.setattr(beginning, "find", None)  # would fail if called
     again = store.update([fact], **SOLVED)
+    assert len(looked) == 2 * often
     assert again.metrics["training"] == whole.metrics["training"]
     name = "adapter_model.safetensors"
     assert (again.round.folder / name).read_bytes() == (whole.round.folder / name).read_bytes()

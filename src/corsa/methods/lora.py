@@ -94,7 +94,9 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     with adapter.base.using(adapter.name):
         if config.solve and not saved and asked:
             trainer.look()
-            trainer.position.solved = solve(adapter, asked, company, config, progress)
+            trainer.position.solved = solve(
+                adapter, asked, company, config, progress, checkpoints.remember
+            )
             checkpoints.save(*trainer.state())
         # A round that began in closed form may be done before its first step.
         begun = trainer.position.solved is not None and not trainer.position.step
