@@ -61,7 +61,7 @@ PLANNED = {
             tuple(
                 f"{method}@{weight}"
                 for method, weights in (
-                    ("corsa", (4, 1, 8)),
+                    ("trained", (4, 1, 8)),
                     ("lora", (0, 1, 4, 16)),
                     ("sam", (0, 1, 4, 16)),
                     ("sft+dpo", (0, 1, 4, 16)),
@@ -73,7 +73,7 @@ PLANNED = {
             "ablations",
             "Ablations",
             (
-                "corsa@4",
+                "trained@4",
                 "no-sam",
                 "no-dpo",
                 "no-projection",
@@ -82,7 +82,7 @@ PLANNED = {
                 "no-replay",
             ),
         ),
-        Block("neurons", "Facts as neurons, and trained", ("corsa@4", "corsa@8", "corsa")),
+        Block("neurons", "Facts as neurons, and trained", ("trained@4", "trained@8", "corsa")),
     ),
     "counterfact-rates": (
         Block(
