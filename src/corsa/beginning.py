@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -116,28 +117,19 @@ def _share(right: Sequence[bool]) -> float:
     return round(sum(right) / len(right), 6) if right else 1.0
 
 
+@dataclass
 class _Begun:
     """A round that begins in closed form: where it stands."""
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        own: Sequence[Own],
-        company: Company,
-        config: Config,
-        progress: Progress,
-        places: Sequence[Site],
-        remember: Remember,
-    ) -> None:
-        self.adapter = adapter
-        self.own = own
-        self.company = company
-        self.config = config
-        self.progress = progress
-        self.places = places
-        self.remember = remember
-        self.layers: list[dict[str, Any]] = []
-        self.solved: list[int] = []
+    adapter: Adapter
+    own: Sequence[Own]
+    company: Company
+    config: Config
+    progress: Progress
+    places: Sequence[Site]
+    remember: Remember
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    solved: list[int] = field(default_factory=list)
 
     def right(self, examples: Sequence[Example]) -> list[bool]:
         """Which answers are right with the adapter as it is."""

@@ -145,7 +145,8 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
     steps = _count(training["steps"], "step")
     adapted = ", ".join(f"{count} {kind}" for kind, count in training.get("modules", {}).items())
     told = [Sentence("adapted", f"{adapted}; {training['packing']}")] if adapted else []
-    if solved := training.get("solved"):
+    # A round that was solved for linearly, before there were neurons, has no layers to tell of.
+    if (solved := training.get("solved")) and "layers" in solved:
         looked = _count(sum(one["steps"] for one in solved["layers"]), "step")
         subjects = _count(sum(one["subjects"] for one in solved["layers"]), "neuron")
         text = (

@@ -273,6 +273,7 @@ def test_what_solving_leaves_wrong_is_trained_and_earlier_rounds_stay(tiny, tmp_
         made = store.update([fact], **SOLVED, replay=2)
         training = made.metrics["training"]
         assert (training["solved"]["right"], made.metrics["reliability"]) == (0, 1)
+        assert len(training["solved"]["layers"]) == 4  # what is wrong is found again, three times
         assert training["steps"] > 0
     assert made.metrics["retention"]["reliability"]["matrix"] == [[1.0], [1.0, 1.0]]
 
