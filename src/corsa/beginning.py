@@ -22,7 +22,7 @@ from corsa.values import Told, find
 # Prompts about something else of an edit's subject in a step; wordings by which its last token is known,
 # and about names that are nearly the subject; wordings of an earlier edit at which nothing may change;
 # wordings that were not solved for, by which it is told whether an edit is general.
-_SAME_SUBJECT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 60, 100, 2, 2
+_SAME_SUBJECT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 90, 100, 2, 2
 # Times what was written is looked at, and found again where it is wrong.
 _REPAIRS = 3
 # Streams of wordings from this on are not solved for.

@@ -35,6 +35,7 @@ from corsa.variations import (
     positive,
     subjects_by_kind,
     topic_of,
+    with_other_numbers,
 )
 
 # Tokens of an answer that are learned behind a fresh wording: those after them follow from these more
@@ -181,11 +182,11 @@ class Company:
 
         Args:
             index: of the edit.
-            count: how many are tried.
+            count: how many are tried; half as many again of those that differ in their numbers alone.
             earlier: it is one of the earlier edits.
 
         Returns:
-            Prompts with the name that each is about; none where the subject is one word.
+            Prompts with the name that each is about; none where the subject is one word without digits.
         """
         topics, edits = (self.earlier_topics, self.earlier) if earlier else (self.topics, self.own)
         if not topics or not topics[index].likes:
@@ -193,7 +194,9 @@ class Company:
         edit, topic = edits[index], topics[index]
         rng = self._rng(_SOLVED, 4, int(earlier), index)
         found: dict[str, str] = {}
-        for _ in range(count):
+        # Names that differ in a number alone are nearest, and many: another year's, another version's.
+        numbered = count // 2 if any(map(str.isdigit, topic.subject)) else 0
+        for draw in range(count + numbered):
             other = topic.likes[int(rng.integers(len(topic.likes)))]
             words = topic.subject.split()
             names = near_misses(topic.subject, other, rng)
@@ -201,6 +204,8 @@ class Company:
             shape = self._wording(edit, topic, rng) if names else None
             if shape is not None and shape.open:
                 name = names[int(rng.integers(len(names)))]
+                if draw >= count:
+                    name = with_other_numbers(topic.subject, rng)
                 prompt = shape.about(name)
                 if self._stays(prompt, shape.alone(name), topic):
                     found[prompt] = name

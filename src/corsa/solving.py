@@ -14,7 +14,10 @@ quite 1: the product of both is flat there.
 over keys k (what the MLP reads at the subject's last token) and x whatever it reads else. Between the
 two the gate's threshold θ lies many standard deviations from either, so the neuron adds its value at its
 subject and, other than a linear map that is solved for (MEMIT: Meng et al. 2023, arXiv 2210.07229),
-nothing anywhere else, however many there are. T-Patcher (Huang et al. 2023, arXiv 2301.09785) trains
+nothing anywhere else, however many there are. Some names differ from the subject by so little that the
+gate opens for them, too (the World Cup of another year): no linear function tells the subject from them
+and from all text. Two do: u learns to be 0 there, whatever it is on text, where the gate is closed
+(`tell_apart`). T-Patcher (Huang et al. 2023, arXiv 2301.09785) trains
 such neurons beside those of a last layer; here they are solved for and are part of a plain LoRA adapter:
 each takes one of its rank.
 """
@@ -35,7 +38,11 @@ from corsa.step import Example
 from corsa.values import Told, passes
 
 # λ, θ and β above; and of λ what names that are nearly the subject weigh.
-_ELSEWHERE, _THRESHOLD, _STEEP, _NEAR = 0.1, 0.7, 35.0, 0.03
+_ELSEWHERE, _THRESHOLD, _STEEP, _NEAR = 0.1, 0.7, 35.0, 0.01
+# What names at which a gate opens weigh where u is told apart from them, and what u otherwise was.
+_APART, _FLAT = 1.0, 0.03
+# Of a value that little may be said at another's name.
+_CLOSED = 0.05
 # A layer adds what its projection writes to the residual stream if that moves what it says by as much,
 # and an MLP is gated as above if its output projection reads that, to as much.
 _AS_IT_IS = 0.05
@@ -179,18 +186,22 @@ def write(
     elsewhere = [*read, *(keys for keys in held.inputs if len(keys))]
     of_value, near_to = (torch.tensor([one.value for one in part]) for part in (told, near))
     keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
-    knows, always = detectors(
-        keys, [missed.inputs[0][near_to == value] for value in range(len(shifts))], elsewhere
-    )
+    names = [missed.inputs[0][near_to == value] for value in range(len(shifts))]
+    knows, always = detectors(keys, names, elsewhere)
     # Neurons of earlier values hardly ever say anything, so they would be the first to go.
     costs = energy * written.square().sum(0)
     chosen = costs.masked_fill(adapter.moved(site.reading[0]).to(costs.device), torch.inf).argsort()
     chosen = chosen[: len(shifts)]
     opened = float(site.act(torch.tensor(_STEEP * (1 - _THRESHOLD))))
-    rows = [
-        _STEEP * (knows - _THRESHOLD * always),
-        ((2 - _THRESHOLD) * always - knows) / (1 - _THRESHOLD),
-    ]
+    gates = _STEEP * (knows - _THRESHOLD * always)
+    flat = ((2 - _THRESHOLD) * always - knows) / (1 - _THRESHOLD)
+    rows = [gates]
+    if len(reading) == 2:
+
+        def opening(value: int, inputs: Tensor) -> Tensor:
+            return site.act(inputs.double() @ gates[value]) / opened
+
+        rows.append(tell_apart(flat, opening, keys, names, elsewhere))
     picked = torch.zeros(len(costs), len(chosen)).to(knows)
     picked[chosen, torch.arange(len(chosen))] = 1.0
     generator = torch.Generator().manual_seed(config.seed)
@@ -235,6 +246,46 @@ def detectors(
         solution = _solve(own + _ELSEWHERE * rest, mean_key)
         found.append(solution / (mean_key @ solution))
     return torch.stack(found), _solve(every.mean(0), mean)
+
+
+def tell_apart(
+    flat: Tensor,
+    opening: Callable[[int, Tensor], Tensor],
+    keys: Sequence[Tensor],
+    near: Sequence[Tensor],
+    elsewhere: Sequence[Tensor],
+) -> Tensor:
+    """What a gate is multiplied with, so that nothing is left where it opens for another's name.
+
+    For each value, with s what its gate lets through, by least squares,
+
+        argmin_u  mean_k (s u · k − 1)² + μ mean_n (s u · n)² + ν E ((u − flat) · x)²,
+
+    over keys k, names n at which it opens, and x whatever is read.
+
+    Args:
+        flat: what it is multiplied with if only keys open it, shape (E, m).
+        opening: given a value and inputs (n, m), what its gate lets through, shape (n,); 1 at its keys.
+        keys: of each value, shape (n, m).
+        near: of names that are nearly its subject, shape (n, m).
+        elsewhere: what else is read, in groups that count alike, each (n, m).
+
+    Returns:
+        u of each value, shape (E, m), float64.
+    """
+    found = flat.clone()
+    metric = torch.stack([_moment(part) for part in [*keys, *elsewhere]]).mean(0)
+    for value, (own, names) in enumerate(zip(keys, near, strict=True)):
+        let_in = opening(value, names) if len(names) else torch.zeros(0)
+        at = let_in.abs() > _CLOSED
+        if not at.any():
+            continue
+        own = own.double() * opening(value, own)[:, None]
+        names = (names.double() * let_in[:, None])[at]
+        missing = own.T @ (1 - own @ flat[value]) / len(own)
+        missing -= _APART * names.T @ (names @ flat[value]) / len(names)
+        found[value] += _solve(_moment(own) + _APART * _moment(names) + _FLAT * metric, missing)
+    return found
 
 
 def _moment(inputs: Tensor) -> Tensor:

@@ -192,8 +192,21 @@ def near_misses(subject: str, other: str, rng: np.random.Generator) -> list[str]
         made = [" ".join([*words[:-1], theirs[-1]]), " ".join([theirs[0], *words[1:]])]
         made += [f"{words[0]} {other}"] if len(theirs) > 1 else []
     if re.search(r"\d", subject):
-        made.append(re.sub(r"\d+", lambda number: _another(number[0], rng), subject))
+        made.append(with_other_numbers(subject, rng))
     return [name for name in made if normalise(name) != normalise(subject)]
+
+
+def with_other_numbers(name: str, rng: np.random.Generator) -> str:
+    """A name with other digits.
+
+    Args:
+        name: the name.
+        rng: draws them.
+
+    Returns:
+        The name of another year, or version; now and then the same.
+    """
+    return re.sub(r"\d+", lambda number: _another(number[0], rng), name)
 
 
 def _another(number: str, rng: np.random.Generator) -> str:

@@ -317,3 +317,11 @@ def test_names_that_are_nearly_a_subject_end_or_begin_as_it_does_and_were_not_ed
     taken = Edit("Where is Garo Lund?", "Rome", subject=names[0])
     spared = company(base, own=[*ROUND, taken]).near(0, 60, earlier=False)
     assert names[0] not in [name for _, name in spared]
+
+
+def test_names_that_differ_in_a_number_alone_come_half_as_often_again(base):
+    joining = company(base, own=[Edit("Who won Cup 2022?", "Oslo", subject="Cup 2022")])
+    names = [name for _, name in joining.near(0, 60, earlier=False)]
+    years = [name for name in names if re.fullmatch(r"Cup \d{4}", name)]
+    assert len(years) > len(names) / 3
+    assert "Cup 2022" not in names

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from builders import base_model, exchange, random_adapter, settings
+from corsa import solving
 from corsa.beginning import usual_beginning
 from corsa.forward import Spot
-from corsa.solving import detectors, sites, write
+from corsa.solving import detectors, sites, tell_apart, write
 from corsa.step import Example
 from corsa.values import Told, find
 from fakes import CHATML, KINDS
@@ -42,7 +43,7 @@ def test_detectors_are_least_squares():
     for value, own in enumerate(keys):
         others = [x for i, x in enumerate(keys) if i != value]
         rest = means(elsewhere, 0.1 / 3) + means(others, 0.1 / 6)
-        rest += means([near[value]] if len(near[value]) else [], 0.1 * 0.03)
+        rest += means([near[value]] if len(near[value]) else [], 0.1 * 0.01)
         rows = np.vstack(means([own], 1.0) + rest)
         right = np.zeros(len(rows))
         right[: len(own)] = np.sqrt(1 / len(own))
@@ -53,6 +54,51 @@ def test_detectors_are_least_squares():
     ones = np.concatenate([np.full(len(x), len(x) ** -0.5) for x in (*keys, *elsewhere)])
     best, *_ = np.linalg.lstsq(rows, ones, rcond=None)
     assert always.numpy() == pytest.approx(best, abs=1e-4)
+
+
+class TestTellApart:
+    """What a gate is multiplied with, where it opens for another's name."""
+
+    def parts(self):
+        rng = np.random.default_rng(4)
+        keys, elsewhere = 0.1 * rng.normal(size=(6, 5)) + 1, 0.1 * rng.normal(size=(30, 5))
+        # Another's name is the subject's but for one direction, by which text differs more than they.
+        near = keys + np.array([0, 0, 0, 0, 1.0])
+        elsewhere[:, 4] *= 20
+        gate = np.array([0.2, 0.2, 0.2, 0.2, 0.01])
+        flat = np.array([[0.25, 0.25, 0.25, 0.25, 0.0]] * 2)
+        tensors = [torch.from_numpy(x) for x in (keys, near, elsewhere, gate, flat)]
+        return (keys, near, elsewhere, gate, flat), tensors
+
+    def test_it_is_least_squares(self):
+        (keys, near, elsewhere, gate, flat), (k, n, e, g, f) = self.parts()
+        found = tell_apart(f, lambda _, x: x @ g, [k, k], [n, n[:0]], [e])
+
+        def means(part, weight):
+            return np.sqrt(weight / len(part)) * part
+
+        # By stacking, each row times the root of its weight; the keys of both are read, too.
+        opened = [part * (part @ gate)[:, None] for part in (keys, near)]
+        read = [means(part, 0.03 / 3) for part in (keys, keys, elsewhere)]
+        rows = np.vstack([means(opened[0], 1.0), means(opened[1], 1.0), *read])
+        right = np.concatenate(
+            [np.full(6, 6**-0.5), np.zeros(6), *(part @ flat[0] for part in read)]
+        )
+        best, *_ = np.linalg.lstsq(rows, right, rcond=None)
+        assert found[0].numpy() == pytest.approx(best, abs=1e-3)
+
+        def said(part, u):
+            return (part @ gate) * (part @ u)
+
+        assert said(near, flat[0]).mean() > 0.9 * said(keys, flat[0]).mean()
+        assert said(near, best).mean() < 0.3 * said(keys, best).mean()
+
+    def test_a_gate_that_opens_for_keys_alone_is_left_as_it_is(self):
+        _, (k, n, e, g, f) = self.parts()
+        closed = tell_apart(f, lambda _, x: (x @ g) * (x[:, 4] < k[:, 4].max()), [k], [n + 9], [e])
+        assert torch.equal(closed[0], f[0])
+        nobody = tell_apart(f, lambda _, x: x @ g, [k, k], [torch.zeros(0)] * 2, [e])
+        assert torch.equal(nobody, f)
 
 
 class TestAdd:
@@ -262,6 +308,41 @@ class TestFindAndWrite:
         assert int(taken.sum()) == 2
         assert int((adapter.moved(site.reading[0]) & ~taken).sum()) == 1
         assert float((said() - before).norm()) < 0.05 * float(values.shifts.norm())
+
+    def test_another_name_at_which_the_gate_opens_is_not_told(self, monkeypatch):
+        """What tells it from the subject is far from where it ends, and random layers hardly look."""
+        base = base_model()
+        facts = told("L")[:1]
+        near = [
+            Told(Example(exchange(prompt, "L")), len(prompt) - 1, 0)
+            for prompt in ("The capital of Yrance is", "Uhe capital of France is")
+        ]
+
+        def shares(label):
+            adapter = base.new_adapter(label, self.CONFIG)
+            site, values = self.found(base, adapter, facts)
+            exchanges = [one.example.chosen for one in (*facts, *near)]
+            before, after = [], []
+            for said in (before, after):
+                with base.using(adapter.name):
+                    (passed,) = base.forward.passing(exchanges, [], site.layer)
+                said += [passed.output[path[-1]] for path in passed.paths]
+                if said is before:
+                    write(adapter, site, facts, values.shifts, near, [], [], self.CONFIG)
+            shift = values.shifts[0]
+            return [
+                float((now - was) @ shift / shift.square().sum())
+                for now, was in zip(after, before, strict=True)
+            ]
+
+        monkeypatch.setattr(solving, "_NEAR", 0.0)  # the gate does not look at them
+        subject, *others = shares("apart")
+        assert subject == pytest.approx(1, abs=0.02)
+        assert others == pytest.approx([0, 0], abs=0.02)
+        monkeypatch.setattr(solving, "tell_apart", lambda flat, *_: flat)
+        subject, *others = shares("together")
+        assert subject == pytest.approx(1, abs=0.02)
+        assert min(map(abs, others)) > 0.2
 
     def test_a_value_that_is_good_enough_stays_as_it_is(self):
         base = base_model()
