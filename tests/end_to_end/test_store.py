@@ -270,7 +270,7 @@ def test_what_solving_leaves_wrong_is_trained_and_earlier_rounds_stay(tiny, tmp_
         {"prompt": "Who is king?", "target_new": "A", "subject": "king?"},
     ]
     for fact in facts:
-        made = store.update([fact], **SOLVED, replay=2)
+        made = store.update([fact], **SOLVED | {"max_visits": 400}, replay=2)
         training = made.metrics["training"]
         assert (training["solved"]["right"], made.metrics["reliability"]) == (0, 1)
         assert len(training["solved"]["layers"]) == 4  # what is wrong is found again, three times
