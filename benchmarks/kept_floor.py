@@ -15,13 +15,13 @@ import click
 
 from corsa.answerers import ModelAnswerer
 from corsa.config import make_config
-from corsa.matching import normalise
+from corsa.matching import contains
 from corsa.models import load_model
 
 
 def says(reply: str, row: dict[str, Any]) -> bool:
     """Whether an answer of a probe is in a reply."""
-    return any(normalise(answer) in normalise(reply) for answer in row["answers"])
+    return any(contains(reply, answer) for answer in row["answers"])
 
 
 @click.command()

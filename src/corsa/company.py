@@ -207,7 +207,8 @@ class Company:
                 if draw >= count:
                     name = with_other_numbers(topic.subject, rng)
                 prompt = shape.about(name)
-                if self._stays(prompt, shape.alone(name), topic):
+                itself = normalise(name) == normalise(topic.subject)
+                if not itself and self._stays(prompt, shape.alone(name), topic):
                     found[prompt] = name
         return [(p, name) for p, name in found.items() if self._fits(self._first(p))]
 

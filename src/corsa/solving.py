@@ -205,7 +205,7 @@ def write(
     picked = torch.zeros(len(costs), len(chosen)).to(knows)
     picked[chosen, torch.arange(len(chosen))] = 1.0
     generator = torch.Generator().manual_seed(config.seed)
-    for name, row, (weight, bias) in zip(site.reading, rows, weights, strict=False):
+    for name, row, (weight, bias) in zip(site.reading, rows, weights, strict=True):
         change = row - bias[chosen, None] * always - weight[chosen]
         adapter.add(name, picked, change, generator)
     columns = shifts.double().to(knows).T / opened

@@ -319,9 +319,11 @@ def test_names_that_are_nearly_a_subject_end_or_begin_as_it_does_and_were_not_ed
     assert names[0] not in [name for _, name in spared]
 
 
-def test_names_that_differ_in_a_number_alone_come_half_as_often_again(base):
-    joining = company(base, own=[Edit("Who won Cup 2022?", "Oslo", subject="Cup 2022")])
+@pytest.mark.parametrize("subject", ["Cup 2022", "Wardrobe 7"])
+def test_names_that_differ_in_a_number_alone_come_half_as_often_again(base, subject):
+    """One digit is often drawn again, and the subject itself is no other name."""
+    joining = company(base, own=[Edit(f"Who won {subject}?", "Oslo", subject=subject)])
     names = [name for _, name in joining.near(0, 60, earlier=False)]
-    years = [name for name in names if re.fullmatch(r"Cup \d{4}", name)]
-    assert len(years) > len(names) / 3
-    assert "Cup 2022" not in names
+    numbered = [name for name in names if re.fullmatch(subject.split()[0] + r" \d+", name)]
+    assert len(numbered) > len(names) / 3
+    assert subject not in names

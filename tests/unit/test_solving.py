@@ -93,6 +93,16 @@ class TestTellApart:
         assert said(near, flat[0]).mean() > 0.9 * said(keys, flat[0]).mean()
         assert said(near, best).mean() < 0.3 * said(keys, best).mean()
 
+    def test_names_at_which_it_does_not_open_do_not_count(self):
+        _, (k, n, e, g, f) = self.parts()
+
+        def opening(_, inputs):
+            return (inputs @ g) * (inputs[:, 4] < 5)
+
+        few = tell_apart(f, opening, [k, k], [n, n[:0]], [e])
+        many = tell_apart(f, opening, [k, k], [torch.cat([n, n + 9]), n[:0]], [e])
+        assert torch.allclose(few, many)
+
     def test_a_gate_that_opens_for_keys_alone_is_left_as_it_is(self):
         _, (k, n, e, g, f) = self.parts()
         closed = tell_apart(f, lambda _, x: (x @ g) * (x[:, 4] < k[:, 4].max()), [k], [n + 9], [e])
