@@ -327,3 +327,50 @@ def test_names_that_differ_in_a_number_alone_come_half_as_often_again(base, subj
     numbered = [name for name in names if re.fullmatch(subject.split()[0] + r" \d+", name)]
     assert len(numbered) > len(names) / 3
     assert subject not in names
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_wordings_of_all_edits_stand_behind_the_same_remarks(base, together):
+    """What prompts begin with alike is read once; a sample of wordings is drawn apart."""
+    joining = company(base, own=[GARO, VEX])
+
+    def remarks(index):
+        found = joining.wordings(index, 60, together=together)
+        subject = joining.own[index].subject
+        begun = {prompt.split(subject)[0] for prompt in found}
+        return {remark for remark in REMARKS if any(b.startswith(remark) for b in begun)}
+
+    one, other = remarks(0), remarks(1)
+    assert min(len(one), len(other)) > 20
+    assert (len(one & other) > 0.6 * min(len(one), len(other))) is together
+
+
+def test_something_else_about_a_subject_comes_in_streams(base):
+    joining = company(base, own=[GARO])
+    one, other = joining.of_the_same(0, 12), joining.of_the_same(0, 12, stream=1)
+    assert one
+    assert one != other
+    assert one == joining.of_the_same(0, 12)
+
+
+def test_prompts_of_a_number_stand_behind_the_same_remarks(base):
+    joining = company(base, own=[GARO])
+    one, other = (joining.behind_remarks(prompt, 3) for prompt in ("Who?", "Where is it?"))
+    assert one.removesuffix("Who?") == other.removesuffix("Where is it?")
+    assert one.startswith(REMARKS)
+    assert one != joining.behind_remarks("Who?", 4)
+
+
+def test_a_subject_is_known_behind_other_text_too(base):
+    """The same text for every edit, about nobody who was edited, and the wording is the edit's own."""
+    joining = company(base, own=[GARO, VEX], keep_pool=4)
+    one, other = joining.behind_other_text(0, 60), joining.behind_other_text(1, 60)
+    assert min(len(one), len(other)) > 40
+    assert not [prompt for prompt in one if prompt.startswith(REMARKS)]
+    begun = [{p.split(name)[0] for p in found} for name, found in (("Garo", one), ("Vex", other))]
+    assert len(begun[0] & begun[1]) > 20
+    assert any("?" in text for text in begun[0])
+    assert any(said in text for text in begun[0] for said in joining._said)
+    assert not [p for p in other if contains(p, "Garo Bells")]
+    assert joining.behind_other_text(0, 60) == one
+    assert company(base, own=[GARO], keep_weight=0).behind_other_text(0, 9)
