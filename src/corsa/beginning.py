@@ -19,21 +19,17 @@ from corsa.solving import Site, sites, write
 from corsa.step import PHRASE, Example, score_examples
 from corsa.values import Told, find
 
-# Prompts about something else of an edit's subject, in a step and in all, and those at which its neuron
-# says little.
-_BESIDE, _ALL_BESIDE, _APART = 4, 16, 120
-# Wordings by which a subject's last token is known, and those behind other text than remarks; wordings
-# about names that are nearly the subject; of an earlier edit, at which nothing may change.
-_KEYS, _BEHIND, _NEAR, _EARLIER = 60, 60, 100, 2
-# Prompts that were not solved for, by which it is told whether an edit is general and no more.
-_UNSEEN = 2
+# Prompts about something else of an edit's subject in a step; wordings by which its last token is known,
+# and about names that are nearly the subject; wordings of an earlier edit at which nothing may change;
+# wordings that were not solved for, by which it is told whether an edit is general.
+_SAME_SUBJECT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 90, 100, 2, 2
 # Times what was written is looked at, and found again where it is wrong.
 _REPAIRS = 3
 # Streams of wordings from this on are not solved for.
 _ELSE = 1_000_000
 # For an estimate: passing remarks a wording stands behind, in tokens; steps in which values are found,
 # the mean over edits; tokens of what must stand.
-_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 18, 30, 20_000
+_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 18, 22, 20_000
 
 
 class Own(NamedTuple):
@@ -107,14 +103,13 @@ def solve(
     unseen = [
         Example(adapter.base.chat.exchange(wording, company.own[i].target_new))
         for i in solved
-        for wording in company.wordings(i, _UNSEEN, stream=_ELSE, together=False)
+        for wording in company.wordings(i, _UNSEEN, stream=_ELSE)
     ]
     return {
         "edits": len({company.own[i].id for i in solved}),
         "layers": begun.layers,
         "right": _share(begun.right([own[i].example for i in solved])),
         "unseen": _share(begun.right(unseen)),
-        "beside": _share(begun.as_before(begun.beside())),
     }
 
 
@@ -141,26 +136,6 @@ class _Begun:
         with self.adapter.base.using(self.adapter.name):
             scores = score_examples(self.adapter.base.forward, examples) if examples else []
         return [score.right for score in scores]
-
-    def beside(self) -> list[Exchange]:
-        """Something else about the subjects, that was not looked at when values were found."""
-        company = self.company
-        return [
-            _beginning(self.adapter.base, prompt)
-            for i in self.solved
-            for prompt in dict.fromkeys(company.of_the_same(i, _UNSEEN, stream=_ELSE))
-            if prompt not in company.of_the_same(i, _ALL_BESIDE)
-        ]
-
-    def as_before(self, exchanges: Sequence[Exchange]) -> list[bool]:
-        """Which replies begin as the base model's do."""
-        base = self.adapter.base
-        begun = list[list[int]]()
-        for adapter in (None, self.adapter.name):
-            with base.using(adapter):
-                found = base.forward.distributions(exchanges)
-            begun.append([int(one[0].argmax()) for one in found])
-        return [old == new for old, new in zip(*begun, strict=True)]
 
     def earlier_right(self) -> list[bool]:
         """Which earlier edits are right."""
@@ -206,7 +181,7 @@ class _Begun:
             learned, kept = list[Told](), list[Told]()
             for value in left:
                 learned += [*asked[value], *worded(value, config.solve_wordings, step)]
-                kept += _in_turn(same[value], step)
+                kept += same[value][step % 2 :: 2]
             return learned, kept
 
         def on_step(step: int, loss: float, fresh: float) -> None:
@@ -224,19 +199,12 @@ class _Begun:
         told = [
             one
             for value in range(len(subjects))
-            for one in (
-                *asked[value],
-                *worded(value, _KEYS, config.solve_steps + 1),
-                *self._behind(value, subjects[value]),
-            )
+            for one in (*asked[value], *worded(value, _KEYS, config.solve_steps + 1))
         ]
         held, standing = self._held(subjects), self.company.standing()
         near = [one for value, subject in enumerate(subjects) for one in self._near(value, subject)]
-        beside = [
-            one for value, subject in enumerate(subjects) for one in self._apart(value, subject)
-        ]
         shifts = torch.tensor(found["shifts"], device=adapter.base.device)
-        missing = write(adapter, site, told, shifts, near, beside, held, standing, config)
+        missing = write(adapter, site, told, shifts, near, held, standing, config)
         return {
             "layer": site.down,
             "subjects": len(subjects),
@@ -265,32 +233,11 @@ class _Begun:
                 )
                 yield from _worded(base, edits[i], value, wordings, fresh=True)
 
-    def _behind(self, value: int, subject: _Subject) -> Iterator[Told]:
-        """Fresh wordings of the same behind other text."""
-        company = self.company
-        for edits, numbers in (company.own, subject.own), (company.earlier, subject.earlier):
-            for i in numbers:
-                earlier = edits is company.earlier
-                wordings = company.behind_other_text(i, _BEHIND, earlier=earlier)
-                yield from _worded(self.adapter.base, edits[i], value, wordings, fresh=True)
-
     def _same(self, value: int, subject: _Subject) -> Iterator[Told]:
         """What else is said of it."""
         for i in subject.own:
-            prompts = self.company.of_the_same(i, _ALL_BESIDE)
+            prompts = self.company.of_the_same(i, 2 * _SAME_SUBJECT)
             yield from _kept(self.adapter.base, self.company.own[i], value, prompts)
-
-    def _apart(self, value: int, subject: _Subject) -> Iterator[Told]:
-        """What else is said of it, where its token can know: what is asked stands before it."""
-        base, company = self.adapter.base, self.company
-        for i in subject.own:
-            name = company.own[i].subject or ""
-            for number, prompt in enumerate(company.of_the_same(i, _APART)):
-                if prompt.startswith(name):
-                    continue
-                # As wordings do, or remarks would tell what is asked.
-                asked = company.behind_remarks(prompt, number) if number % 2 else prompt
-                yield _told(base, asked, Example(_beginning(base, asked)), company.own[i], value)
 
     def _near(self, value: int, subject: _Subject) -> Iterator[Told]:
         """Names that are nearly its own."""
@@ -367,16 +314,22 @@ def usual_beginning(config: Config, edits: int, prompt: float, answer: float) ->
     """
     if not edits:
         return 0.0
-    # Remarks are the same for all edits, and read once.
-    step = edits * ((1 + config.solve_wordings) * (prompt + answer) + _BESIDE * prompt)
-    step += config.solve_wordings * _REMARKED_TOKENS
+    worded = prompt + _REMARKED_TOKENS
+    step = edits * ((1 + config.solve_wordings) * (worded + answer) + _SAME_SUBJECT * prompt)
     _, last = config.solve_between()
     # Ways back end where the values are, and no weight has a gradient; what is written passes through
-    # no layer above them, and half of a prompt is behind its subject.
+    # no layer above them, and half of a wording is behind its subject.
     steps = min(config.solve_steps, _USUAL_STEPS) * (2 - last)
-    looked = 2 * (_KEYS + _BEHIND) + _NEAR + _APART
-    written = looked * (edits * prompt / 2 + _REMARKED_TOKENS) + _STANDING_TOKENS
+    written = edits * (2 * _KEYS + _NEAR) * worded / 2 + _STANDING_TOKENS
     return step * steps + written * last
+
+
+def _unseen_of(company: Company, solved: Sequence[int]) -> Iterator[Example]:
+    """Some wordings of every prompt that was solved for, from a stream that was not."""
+    for i in solved:
+        target = company.own[i].target_new
+        for wording in company.wordings(i, _UNSEEN, stream=_ELSE):
+            yield Example(company.base.chat.exchange(wording, target))
 
 
 def _worded(
@@ -391,20 +344,9 @@ def _told(base: BaseModel, prompt: str, example: Example, edit: Edit, value: int
     return Told(example, base.chat.place_of(prompt, edit.subject or ""), value)
 
 
-def _beginning(base: BaseModel, prompt: str) -> Exchange:
-    """A prompt with nothing but the place where a reply begins."""
-    return Exchange(base.chat.prompt_ids(prompt), (0,))
-
-
-def _in_turn(told: Sequence[Told], step: int) -> list[Told]:
-    """Some of what else is said of a subject: all of it comes as often."""
-    count = min(_BESIDE, len(told))
-    return [told[(step * count + n) % len(told)] for n in range(count)]
-
-
 def _kept(base: BaseModel, edit: Edit, value: int, prompts: Sequence[str]) -> Iterator[Told]:
     """What else is said of a subject, with what the base model says of it."""
-    exchanges = [_beginning(base, prompt) for prompt in prompts]
+    exchanges = [Exchange(base.chat.prompt_ids(prompt), (0,)) for prompt in prompts]
     with base.using(None):
         teachers = base.forward.distributions(exchanges)
     for prompt, exchange, teacher in zip(prompts, exchanges, teachers, strict=True):

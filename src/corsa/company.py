@@ -31,10 +31,8 @@ from corsa.variations import (
     near_misses,
     other_relation,
     other_subject,
-    other_text_before,
     passing_remarks,
     positive,
-    remarks_before,
     subjects_by_kind,
     topic_of,
     with_other_numbers,
@@ -58,8 +56,6 @@ _TRIES = 8
 _ASKED, _OTHERS, _PASSAGES = 350, 12, 120
 # Streams of random numbers of a step, beside those of the pools.
 _OWN, _REPLAYED, _ROUND, _PASSAGE, _LOST, _SOLVED = 10, 11, 12, 13, 14, 15
-# Of what is drawn before a round is solved for: remarks, which are the same for all edits.
-_REMARKED = 5
 
 
 class Tokens(NamedTuple):
@@ -100,9 +96,6 @@ class Company:
         self.earlier_topics = [topic_of(edit) for edit in self.earlier] if config.positives else []
         self._keeps = bool(own and config.keep_weight)
         self._strangers, self._pools = self._kept(progress) if self._keeps else ([], [])
-        replies = [x for pool, _ in self._pools for x in pool]
-        said = (base.tokenizer.decode(x.answer, skip_special_tokens=True) for x in replies)
-        self._said = [text.strip() for text in said if text.strip()]
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
         self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
 
@@ -137,13 +130,7 @@ class Company:
         return [*learned, *self._taught(kept)]
 
     def wordings(
-        self,
-        index: int,
-        count: int,
-        *,
-        earlier: bool = False,
-        stream: int = 0,
-        together: bool = True,
+        self, index: int, count: int, *, earlier: bool = False, stream: int = 0
     ) -> list[str]:
         """Fresh wordings of an edit, drawn before any step.
 
@@ -152,8 +139,6 @@ class Company:
             count: how many are tried; one that comes twice, or does not fit, is left out.
             earlier: it is one of the earlier edits.
             stream: another number gives others.
-            together: the n-th of every edit stands behind the same remarks, if behind any: in one pass
-                they are read once. As a sample of wordings such are few.
 
         Returns:
             Prompts; none of them is the edit's own.
@@ -163,12 +148,7 @@ class Company:
             return []
         edit, topic = edits[index], topics[index]
         rng = self._rng(_SOLVED, int(earlier), stream, index)
-        shapes = [
-            self._wording(
-                edit, topic, rng, self._rng(_SOLVED, _REMARKED, stream, n) if together else None
-            )
-            for n in range(count)
-        ]
+        shapes = [self._wording(edit, topic, rng) for _ in range(count)]
         prompts = [shape.about(topic.subject) for shape in shapes if shape is not None]
         return [
             prompt
@@ -177,38 +157,12 @@ class Company:
             and self._fits(self.base.chat.exchange(prompt, edit.target_new))
         ]
 
-    def behind_other_text(self, index: int, count: int, *, earlier: bool = False) -> list[str]:
-        """Fresh wordings of an edit behind questions about others and what the base model says.
-
-        Behind the packaged remarks alone a subject would be known there, and less behind any other text.
-
-        Args:
-            index: of the edit.
-            count: how many are tried.
-            earlier: it is one of the earlier edits.
-
-        Returns:
-            Prompts; what the n-th stands behind is the same for every edit.
-        """
-        topics, edits = (self.earlier_topics, self.earlier) if earlier else (self.topics, self.own)
-        if not topics:
-            return []
-        edit, topic, found = edits[index], topics[index], list[str]()
-        rng = self._rng(_SOLVED, 6, int(earlier), index)
-        for number in range(count):
-            before = other_text_before(self._rng(_SOLVED, _REMARKED, number), self._said)
-            shape = self._wording(edit, topic, rng)
-            if shape is not None and not self.edited.named_in(before):
-                found.append(before + shape.alone(topic.subject))
-        return [p for p in dict.fromkeys(found) if self._fits(self._first(p))]
-
-    def of_the_same(self, index: int, count: int, *, stream: int = 0) -> list[str]:
+    def of_the_same(self, index: int, count: int) -> list[str]:
         """Something else about an edit's subject, where nothing else about it was edited.
 
         Args:
             index: of one of the round's own edits.
             count: how many are tried.
-            stream: another number gives others.
 
         Returns:
             Prompts.
@@ -216,24 +170,12 @@ class Company:
         if not self.topics:
             return []
         topic, found = self.topics[index], list[str]()
-        rng = self._rng(_SOLVED, 2, stream, index)
+        rng = self._rng(_SOLVED, 2, 0, index)
         for _ in range(count if self.edited.only_fact_of(topic.subject) else 0):
             prompt = other_relation(topic, rng)
             if prompt and self._stays(prompt, prompt, topic):
                 found.append(prompt)
         return [*dict.fromkeys(found)]
-
-    def behind_remarks(self, prompt: str, number: int) -> str:
-        """A prompt behind remarks, the same for all prompts of a number.
-
-        Args:
-            prompt: the prompt.
-            number: of the draw.
-
-        Returns:
-            The longer prompt.
-        """
-        return remarks_before(self._rng(_SOLVED, _REMARKED, 0, number)) + prompt
 
     def near(self, index: int, count: int, *, earlier: bool) -> list[tuple[str, str]]:
         """Fresh wordings of an edit about names that end as its subject does, or begin so.
@@ -259,8 +201,7 @@ class Company:
             words = topic.subject.split()
             names = near_misses(topic.subject, other, rng)
             names += [f"{other} {words[-1]}"] if len(words) > 1 else []
-            remarks = self._rng(_SOLVED, _REMARKED, 0, draw)
-            shape = self._wording(edit, topic, rng, remarks) if names else None
+            shape = self._wording(edit, topic, rng) if names else None
             if shape is not None and shape.open:
                 name = names[int(rng.integers(len(names)))]
                 if draw >= count:
@@ -338,17 +279,11 @@ class Company:
             if self._keeps:
                 kept += map(self._first, self._others(shape, topic, config.contrast, rng))
 
-    def _wording(
-        self,
-        edit: Edit,
-        topic: Topic,
-        rng: np.random.Generator,
-        remarks: np.random.Generator | None = None,
-    ) -> Shape | None:
+    def _wording(self, edit: Edit, topic: Topic, rng: np.random.Generator) -> Shape | None:
         """A wording that is no other edit's and in no exam; `None` where all that are drawn are."""
         own = {normalise(text) for text in (edit.prompt, *edit.train_paraphrases)}
         for _ in range(_TRIES):
-            shape = positive(topic, rng, remarks)
+            shape = positive(topic, rng)
             text = shape.alone(topic.subject)
             others = self.edited.has_prompt(text) and normalise(text) not in own
             if not others and not self.edited.examines(text):
@@ -360,8 +295,7 @@ class Company:
         strangers, topic = self._strangers[index], self.topics[index]
         count = min(self.config.contrast, len(strangers))
         yield from (strangers[int(i)] for i in rng.choice(len(strangers), count, replace=False))
-        drawn = rng.random() < self.config.other_relations
-        if drawn and topic.relation and self.edited.only_fact_of(topic.subject):
+        if rng.random() < self.config.other_relations and self.edited.only_fact_of(topic.subject):
             prompt = other_relation(topic, rng)
             if prompt and self._stays(prompt, prompt, topic):
                 yield self._first(prompt)

@@ -164,13 +164,6 @@ class Config:
         0.3, "L_SFT over the last fresh wordings at which a value is good enough, nats", low=0
     )
 
-    solve_keep: float = _setting(
-        1.0,
-        "weight of what else is asked about a subject and must be answered as before, beside 1 for the "
-        "new answer",
-        low=0,
-    )
-
     ft_layer: int = _setting(
         -1, "ft-l: the layer whose MLP is tuned, from 0; -1: the middle one", low=-1
     )

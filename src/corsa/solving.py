@@ -17,9 +17,9 @@ subject and, other than a linear map that is solved for (MEMIT: Meng et al. 2023
 nothing anywhere else, however many there are. Some names differ from the subject by so little that the
 gate opens for them, too (the World Cup of another year): no linear function tells the subject from them
 and from all text. Two do: u learns to be 0 there, whatever it is on text, where the gate is closed
-(`tell_apart`). So it does where something else is asked of the subject before it is named. T-Patcher
-(Huang et al. 2023, arXiv 2301.09785) trains such neurons beside those of a last layer; here they are
-solved for and are part of a plain LoRA adapter: each takes one of its rank.
+(`tell_apart`). T-Patcher (Huang et al. 2023, arXiv 2301.09785) trains
+such neurons beside those of a last layer; here they are solved for and are part of a plain LoRA adapter:
+each takes one of its rank.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ from corsa.values import Told, passes
 
 # λ, θ and β above; and of λ what names that are nearly the subject weigh.
 _ELSEWHERE, _THRESHOLD, _STEEP, _NEAR = 0.1, 0.7, 35.0, 0.01
-# Weights of what u is told apart from: names at which a gate opens, and its subject where something else
-# is asked; and of what u otherwise was.
-_APART, _BESIDE, _FLAT = 1.0, 0.1, 0.03
+# What names at which a gate opens weigh where u is told apart from them, and what u otherwise was.
+_APART, _FLAT = 1.0, 0.03
 # Of a value that little may be said at another's name.
 _CLOSED = 0.05
 # A layer adds what its projection writes to the residual stream if that moves what it says by as much,
@@ -150,7 +149,6 @@ def write(
     told: Sequence[Told],
     shifts: Tensor,
     near: Sequence[Told],
-    beside: Sequence[Told],
     earlier: Sequence[Told],
     standing: Sequence[Sequence[Exchange]],
     config: Config,
@@ -164,7 +162,6 @@ def write(
             the subject in those that are not `fresh` must not change either.
         shifts: what is to be added to what the layer says, by value, shape (E, D).
         near: wordings about names that are nearly the subject of a value, which is not added there.
-        beside: prompts that ask something else of the subject before they name it: nor is it there.
         earlier: wordings of earlier edits, at whose spots nothing may change.
         standing: what else must not change, in groups that count alike.
         config: for the seed.
@@ -180,18 +177,17 @@ def write(
         exchanges = [*standing, [one.example.chosen for one in whole]]
         spots = {one.example.chosen.prompt: one.place for one in whole}
         read, energy = _elsewhere(base, [gate, down], site.layer, exchanges, spots)
-        told, near, beside, earlier = map(_cut, (told, near, beside, earlier))
-        begun, *missed, held = (
-            _at_spots(base, [gate], site.layer, part) for part in (told, near, beside, earlier)
+        told, near, earlier = _cut(told), _cut(near), _cut(earlier)
+        begun, missed, held = (
+            _at_spots(base, [gate], site.layer, part) for part in (told, near, earlier)
         )
         weights = [_weights(module) for module in reading]
         written = _weights(down).matrix
     elsewhere = [*read, *(keys for keys in held.inputs if len(keys))]
-    keys, *others = (
-        _by_value(part, at.inputs[0], len(shifts))
-        for part, at in zip((told, near, beside), (begun, *missed), strict=True)
-    )
-    knows, always = detectors(keys, others[0], elsewhere)
+    of_value, near_to = (torch.tensor([one.value for one in part]) for part in (told, near))
+    keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
+    names = [missed.inputs[0][near_to == value] for value in range(len(shifts))]
+    knows, always = detectors(keys, names, elsewhere)
     # Neurons of earlier values hardly ever say anything, so they would be the first to go.
     costs = energy * written.square().sum(0)
     chosen = costs.masked_fill(adapter.moved(site.reading[0]).to(costs.device), torch.inf).argsort()
@@ -205,8 +201,7 @@ def write(
         def opening(value: int, inputs: Tensor) -> Tensor:
             return site.act(inputs.double() @ gates[value]) / opened
 
-        weighed = list(zip((_APART, _BESIDE), others, strict=True))
-        rows.append(tell_apart(flat, opening, keys, weighed, elsewhere))
+        rows.append(tell_apart(flat, opening, keys, names, elsewhere))
     picked = torch.zeros(len(costs), len(chosen)).to(knows)
     picked[chosen, torch.arange(len(chosen))] = 1.0
     generator = torch.Generator().manual_seed(config.seed)
@@ -215,7 +210,7 @@ def write(
         adapter.add(name, picked, change, generator)
     columns = shifts.double().to(knows).T / opened
     adapter.add(site.down, columns - written[:, chosen], picked.T, generator)
-    asked = shifts.float()[[one.value for one in told]]
+    asked = shifts.float()[of_value]
     with base.using(adapter.name):
         left = begun.output + asked - _at_spots(base, [], site.layer, told).output
     return float(left.norm() / asked.norm().clamp_min(1e-12))
@@ -257,22 +252,22 @@ def tell_apart(
     flat: Tensor,
     opening: Callable[[int, Tensor], Tensor],
     keys: Sequence[Tensor],
-    others: Sequence[tuple[float, Sequence[Tensor]]],
+    near: Sequence[Tensor],
     elsewhere: Sequence[Tensor],
 ) -> Tensor:
-    """What a gate is multiplied with, so that nothing is left where it opens and should not.
+    """What a gate is multiplied with, so that nothing is left where it opens for another's name.
 
     For each value, with s what its gate lets through, by least squares,
 
-        argmin_u  mean_k (s u · k − 1)² + Σ μ mean_n (s u · n)² + ν E ((u − flat) · x)²,
+        argmin_u  mean_k (s u · k − 1)² + μ mean_n (s u · n)² + ν E ((u − flat) · x)²,
 
-    over keys k, what it opens at of each of the others (n), and x whatever is read.
+    over keys k, names n at which it opens, and x whatever is read.
 
     Args:
         flat: what it is multiplied with if only keys open it, shape (E, m).
         opening: given a value and inputs (n, m), what its gate lets through, shape (n,); 1 at its keys.
         keys: of each value, shape (n, m).
-        others: kinds of what it should not open at: μ, and by value inputs of shape (n, m).
+        near: of names that are nearly its subject, shape (n, m).
         elsewhere: what else is read, in groups that count alike, each (n, m).
 
     Returns:
@@ -280,30 +275,17 @@ def tell_apart(
     """
     found = flat.clone()
     metric = torch.stack([_moment(part) for part in [*keys, *elsewhere]]).mean(0)
-    for value, own in enumerate(keys):
-        through = [(weight, _through(opening, value, part[value])) for weight, part in others]
-        wrong = [weight * _moment(part) for weight, part in through if len(part)]
-        if not wrong:
+    for value, (own, names) in enumerate(zip(keys, near, strict=True)):
+        let_in = opening(value, names) if len(names) else torch.zeros(0)
+        at = let_in.abs() > _CLOSED
+        if not at.any():
             continue
         own = own.double() * opening(value, own)[:, None]
-        asked = _moment(own) + torch.stack(wrong).sum(0)
-        missing = own.mean(0) - asked @ flat[value]
-        found[value] += _solve(asked + _FLAT * metric, missing)
+        names = (names.double() * let_in[:, None])[at]
+        missing = own.T @ (1 - own @ flat[value]) / len(own)
+        missing -= _APART * names.T @ (names @ flat[value]) / len(names)
+        found[value] += _solve(_moment(own) + _APART * _moment(names) + _FLAT * metric, missing)
     return found
-
-
-def _through(opening: Callable[[int, Tensor], Tensor], value: int, inputs: Tensor) -> Tensor:
-    """What a value's gate lets through of some inputs, where that is anything to speak of."""
-    if not len(inputs):
-        return inputs
-    let_in = opening(value, inputs)
-    return (inputs.double() * let_in[:, None])[let_in.abs() > _CLOSED]
-
-
-def _by_value(told: Sequence[Told], inputs: Tensor, count: int) -> list[Tensor]:
-    """Rows of inputs by the value that they are about."""
-    values = torch.tensor([one.value for one in told])
-    return [inputs[values == value] for value in range(count)]
 
 
 def _moment(inputs: Tensor) -> Tensor:
@@ -341,8 +323,7 @@ def _cut(told: Sequence[Told]) -> list[Told]:
     for one in told:
         prompt = one.example.chosen.prompt[: one.place + 1]
         found[prompt, one.value] = one._replace(example=Example(Exchange(prompt, (0,))))
-    # Prompts that begin alike become neighbours, and what they begin with is read once.
-    return [one for _, one in sorted(found.items())]
+    return list(found.values())
 
 
 class _AtSpots(NamedTuple):

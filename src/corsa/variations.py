@@ -139,24 +139,20 @@ def topic_of(edit: Edit) -> Topic:
     return Topic(subject if len(own) > 1 else "", own, tuple(others.values()), relation, likes)
 
 
-def positive(
-    topic: Topic, rng: np.random.Generator, remarks: np.random.Generator | None = None
-) -> Shape:
+def positive(topic: Topic, rng: np.random.Generator) -> Shape:
     """A wording of an edit's prompt that is not the prompt itself.
 
     Args:
         topic: of the edit.
         rng: decides.
-        remarks: decides which remarks it stands behind, where these are to be the same for several
-            topics: what prompts begin with alike is read once.
 
     Returns:
         Another template, mostly behind remarks, or the edit's own behind remarks.
     """
     if topic.others and rng.random() < _OTHER_TEMPLATE:
-        before = remarks_before(remarks or rng) if rng.random() < _REMARKED else ""
+        before = _remarks(rng) if rng.random() < _REMARKED else ""
         return Shape(before, _one_of(topic.others, rng))
-    return Shape(remarks_before(remarks or rng), topic.template)
+    return Shape(_remarks(rng), topic.template)
 
 
 def other_subject(topic: Topic, rng: np.random.Generator, near_miss: float) -> str:
@@ -229,16 +225,12 @@ def other_relation(topic: Topic, rng: np.random.Generator) -> str | None:
         rng: decides.
 
     Returns:
-        The prompt, of what could be asked of the subject where that is known; `None` without one.
+        The prompt; `None` where it is not known what the edit itself asks after.
     """
-    if not topic.subject:
+    if topic.relation is None:
         return None
     own = {_key(template) for template in (topic.template, *topic.others)}
-    relation = topic.relation
-    # Of an edit to which no packaged relation comes near, all of them ask after something else.
-    others = [r for r in library() if relation is None or r.name != relation.name]
-    fitting = [r for r in others if relation is None or set(r.kinds) & set(relation.kinds)]
-    chosen = _one_of(fitting or others, rng)
+    chosen = _one_of([r for r in library() if r.name != topic.relation.name], rng)
     left = [template for template in chosen.templates if _key(template) not in own]
     return Shape("", _one_of(left, rng)).about(topic.subject) if left else None
 
@@ -415,38 +407,9 @@ def _key(template: Template) -> str:
     return normalise("{}".join(template))
 
 
-def remarks_before(rng: np.random.Generator) -> str:
-    """What a prompt may stand behind.
-
-    Args:
-        rng: decides.
-
-    Returns:
-        One passing remark or two, with what stands between them and the prompt.
-    """
+def _remarks(rng: np.random.Generator) -> str:
     count = 2 if rng.random() < _TWO_REMARKS else 1
     return " ".join(_one_of(passing_remarks(), rng) for _ in range(count)) + _one_of(_BETWEEN, rng)
-
-
-def other_text_before(rng: np.random.Generator, texts: Sequence[str]) -> str:
-    """Text of other kinds than remarks that a prompt may stand behind.
-
-    Args:
-        rng: decides.
-        texts: some of anybody's.
-
-    Returns:
-        One of them, or a packaged question about a packaged subject, with what stands between it and the
-        prompt.
-    """
-    if texts and rng.random() < 0.5:
-        text = _one_of(texts, rng)
-    else:
-        relation = _one_of(library(), rng)
-        subject = _one_of(subjects_by_kind()[_one_of(relation.kinds, rng)], rng)
-        text = Shape("", _one_of(relation.templates, rng)).about(subject)
-        text += "" if text.endswith("?") else "."
-    return text + _one_of(_BETWEEN, rng)
 
 
 def _one_of(choices: Sequence[T], rng: np.random.Generator) -> T:

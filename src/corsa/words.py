@@ -153,9 +153,6 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
             f"{_count(solved['edits'], 'edit')} written as {subjects}; {looked} to find what subjects "
             f"must carry; {_percent(solved['unseen'])} of wordings never seen were right"
         )
-        if "beside" in solved:
-            beside = _percent(solved["beside"])
-            text += f", {beside} of replies about something else of theirs begin as before"
         told.append(Sentence("solved", text))
         steps += " more" if training["steps"] else ""
     if training["converged"]:

@@ -71,10 +71,6 @@ def test_a_round_that_was_solved_for_says_how():
         "95 % of wordings never seen were right"
     )
     assert about("solved", changes) == [(text, "plain")]
-    solved["beside"] = 0.8
-    assert about("solved", changes)[0][0].endswith(
-        "never seen were right, 80 % of replies about something else of theirs begin as before"
-    )
     assert about("solved", {"training.solved": {"edits": 8, "passes": []}}) == []
     assert about("training", changes) == [("0 steps, every answer right at the end", "plain")]
     changes["training.steps"] = 5
