@@ -324,14 +324,6 @@ def usual_beginning(config: Config, edits: int, prompt: float, answer: float) ->
     return step * steps + written * last
 
 
-def _unseen_of(company: Company, solved: Sequence[int]) -> Iterator[Example]:
-    """Some wordings of every prompt that was solved for, from a stream that was not."""
-    for i in solved:
-        target = company.own[i].target_new
-        for wording in company.wordings(i, _UNSEEN, stream=_ELSE):
-            yield Example(company.base.chat.exchange(wording, target))
-
-
 def _worded(
     base: BaseModel, edit: Edit, value: int, wordings: Sequence[str], *, fresh: bool = False
 ) -> Iterator[Told]:
