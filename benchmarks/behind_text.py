@@ -55,7 +55,9 @@ def main() -> None:
     for number, folder in enumerate(options.rounds):
         adapter = base.load_adapter(f"round{number}", folder)
         edits = [
-            json.loads(line) for line in (folder / "edits.jsonl").read_text("utf-8").splitlines()
+            json.loads(line)
+            for line in (folder / "edits.jsonl").read_text("utf-8").split("\n")
+            if line
         ]
         rng = np.random.default_rng(options.seed)
         shares: dict[str, list[float]] = defaultdict(list)

@@ -32,7 +32,7 @@ def main(files: tuple[Path, ...], model: str, tokens: int) -> None:
     """Count both."""
     known = []
     for file in files:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
         last = max(row["after_round"] for row in rows)
         known += [
             row

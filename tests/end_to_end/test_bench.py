@@ -15,7 +15,7 @@ from corsa.answerers import ModelAnswerer, Reply
 from corsa.bench import extras
 from corsa.bench.published import publish
 from corsa.errors import TrainingError
-from corsa.files import seal, unseal
+from corsa.files import seal, sha256_file, unseal
 from corsa.matching import contains, normalise
 from fakes import save_tiny
 
@@ -290,6 +290,7 @@ def test_a_folder_with_something_else_is_left_alone(bench, tmp_path):
         (["--to", 8], "dataset to was None and is now 8"),
         (["--set", "rank=4"], "lora rank was 8 and is now 4"),
         (["--set", "ft_layer=1"], "--set was"),
+        (["--extras", "fluency"], "extras was"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_by_name(bench, finished, words, says):
@@ -298,6 +299,33 @@ def test_resuming_with_other_settings_is_refused_by_name(bench, finished, words,
     assert code == 2
     assert says in err
     assert (finished[0] / "bench.json").read_bytes() == before
+
+
+def test_methods_that_came_at_another_time_do_not_share_a_file_name(bench, straight, tmp_path):
+    out = shutil.copytree(straight, tmp_path / "out")
+    begun = unseal(out / "bench.json")
+    begun["methods"][0] |= {"label": "lora@4", "file_name": "lora_4"}
+    (out / "bench.json").write_text(seal(begun), "utf-8")
+    code, _, err = bench(out, "--resume", "--seeds", "0", methods="lora_4:in-context")
+    assert code == 2
+    assert "2 methods are called 'lora_4'" in err
+
+
+def test_the_file_of_an_extra_may_lie_elsewhere_but_not_be_another(bench, straight, tmp_path):
+    out, begun = shutil.copytree(straight, tmp_path / "out"), unseal(straight / "bench.json")
+    text, moved = tmp_path / "text.txt", tmp_path / "moved" / "text.txt"
+    moved.parent.mkdir()
+    for file in (text, moved):
+        file.write_text("One sentence of a text. " * 400, "utf-8")
+    begun["extras"] = {"wikitext": str(text)}
+    begun["extra_files"] = {"wikitext": {"file": "text.txt", "sha256": sha256_file(text)}}
+    (out / "bench.json").write_text(seal(begun), "utf-8")
+    words = [out, "--resume", "--seeds", "0"]
+    code, _, err = bench(*words, "--extras", f"wikitext={moved}", methods="lora")
+    assert code == 0, err
+    moved.write_text("Another text. " * 400, "utf-8")
+    code, _, err = bench(*words, "--extras", f"wikitext={moved}", methods="lora")
+    assert (code, "the files of --extras was" in err) == (2, True)
 
 
 def test_resuming_another_data_set_or_model_is_refused(bench, finished, tmp_path, data, tiny):
@@ -409,8 +437,6 @@ def test_a_label_with_brackets_is_shown_as_it_is(bench, tmp_path):
 
 
 def test_methods_and_seeds_may_come_later(bench, tmp_path, straight):
-    import shutil
-
     out = shutil.copytree(straight, tmp_path / "out")
     first = (out / "runs" / "lora-seed0.json").read_bytes()
     code, text, err = bench(out, "--resume", "--seeds", "1,0", "--json", methods="in-context")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,11 +91,22 @@ def parse_methods(text: str) -> tuple[Contender, ...]:
     """
     parts = re.split(r",(?![^\[\]]*\])", text)
     contenders = tuple(_contender(part.strip()) for part in parts)
-    names = Counter(contender.file_name for contender in contenders)
-    for name, count in names.items():
+    refuse_same_files(contender.file_name for contender in contenders)
+    return contenders
+
+
+def refuse_same_files(file_names: Iterable[str]) -> None:
+    """Refuse methods that would be written to one file.
+
+    Args:
+        file_names: of all methods of a benchmark.
+
+    Raises:
+        UsageError: if one comes twice.
+    """
+    for name, count in Counter(file_names).items():
         if count > 1:
             raise UsageError(f"{count} methods are called {name!r}: give them labels, LABEL:METHOD")
-    return contenders
 
 
 def _contender(text: str) -> Contender:

@@ -278,13 +278,13 @@ DATASETS: Mapping[str, Dataset] = {
         multi_hop=True,
     ),
     "knowedit-recent": Dataset(
-        "KnowEdit's WikiRecent, test split (Zhang et al. 2024); gives no old answers",
+        "KnowEdit's WikiRecent (Zhang et al. 2024); the hub's is the test split; gives no old answers",
         _knowedit,
         "zjunlp/KnowEdit",
         "benchmark/wiki_recent/recent_test.json",
     ),
     "knowedit-counterfact": Dataset(
-        "KnowEdit's WikiCounterfact, test split (Zhang et al. 2024)",
+        "KnowEdit's WikiCounterfact (Zhang et al. 2024); the hub's is the test split",
         _knowedit,
         "zjunlp/KnowEdit",
         "benchmark/wiki_counterfact/test_cf.json",

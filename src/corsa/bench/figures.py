@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from corsa.bench.statistics import estimate
+from corsa.bench.statistics import Estimate, estimate
 from corsa.metrics import Number
 from corsa.optional import optional
 
@@ -36,7 +37,7 @@ def draw_figures(folder: Path, document: Mapping[str, Any], runs: Sequence[Run])
         runs: the finished ones.
 
     Returns:
-        The files.
+        The files; no front where no method has both of its numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     by_method: dict[str, list[Run]] = {}
@@ -46,18 +47,20 @@ def draw_figures(folder: Path, document: Mapping[str, Any], runs: Sequence[Run])
         "retention": retention(by_method),
         "forgetting": forgetting(by_method),
         "margins": margins(by_method),
-        "front": front(document["methods"]),
     }
+    if on_front(document["methods"]):
+        figures["front"] = front(document["methods"])
+    title = _title(document, by_method)
     paths = []
     for name, figure in figures.items():
-        figure.suptitle(_title(document), fontsize=9, color=_GREY)
+        figure.suptitle(title, fontsize=9, color=_GREY)
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=_DPI)
     return paths
 
 
 def retention(by_method: Mapping[str, Sequence[Run]]) -> Figure:
-    """Heat maps of A[r][k], one a method, means over seeds.
+    """Heat maps of A[r][k], one a method: means over seeds, and below each its interval.
 
     Args:
         by_method: the finished runs.
@@ -75,15 +78,17 @@ def retention(by_method: Mapping[str, Sequence[Run]]) -> Figure:
         ax.set_visible(False)
     image: Any = None
     for ax, (label, runs) in zip(axes.flat, by_method.items(), strict=False):
-        means = _mean_matrix([run["matrix"]["reliability"] for run in runs], count)
+        found = _estimates([run["matrix"]["reliability"] for run in runs])
+        means = np.full((count, count), np.nan)
+        for (row, column), each in found.items():
+            if each.mean is None:
+                continue
+            means[row, column] = 100 * each.mean
+            if count <= 12:
+                told = _cell(each, with_interval=count <= 6)
+                colour, size = "white" if each.mean < 0.6 else "black", 9 if count <= 6 else 7
+                ax.text(column, row, told, ha="center", va="center", color=colour, size=size)
         image = ax.imshow(means, vmin=0, vmax=100, cmap="viridis", aspect="equal")
-        for (row, column), value in np.ndenumerate(means):
-            if not np.isnan(value) and count <= 12:
-                colour = "white" if value < 60 else "black"
-                size = 9 if count <= 6 else 7
-                ax.text(
-                    column, row, f"{value:.0f}", ha="center", va="center", color=colour, size=size
-                )
         ax.set_title(label, fontsize=10)
         ticks = range(0, count, max(1, count // 10))
         ax.set_xticks(ticks, [str(tick + 1) for tick in ticks])
@@ -166,13 +171,20 @@ def margins(by_method: Mapping[str, Sequence[Run]]) -> Figure:
 def draw_margins(ax: Axes, by_method: Mapping[str, Sequence[Run]]) -> None:
     """The margins of every edit and seed: a row before any edit, and a row for each method.
 
+    Boxes are of edits; a diamond is the mean over seeds with its interval.
+
     Args:
         ax: where.
         by_method: the finished runs.
     """
-    some = next(iter(by_method.values()))
-    groups = {"before any edit": _values(some, "base_margin")}
-    groups |= {label: _values(runs, "margin") for label, runs in by_method.items()}
+    some = max(by_method.values(), key=len)
+    by_seed = {"before any edit": [_values(run, "base_margin") for run in some]}
+    by_seed |= {
+        label: [_values(run, "margin") for run in runs] for label, runs in by_method.items()
+    }
+    groups = {
+        label: [value for part in parts for value in part] for label, parts in by_seed.items()
+    }
     places = range(len(groups), 0, -1)
     ax.boxplot(
         [values or [np.nan] for values in groups.values()],
@@ -188,9 +200,17 @@ def draw_margins(ax: Axes, by_method: Mapping[str, Sequence[Run]]) -> None:
     for place, values, colour in zip(places, groups.values(), colours, strict=True):
         heights = place + random.uniform(-0.2, 0.2, len(values))
         ax.scatter(values, heights, s=9, alpha=0.45, color=colour, linewidths=0)
+    for place, parts in zip(places, by_seed.values(), strict=True):
+        mean, low, high, _ = estimate([_mean(part) for part in parts])
+        if mean is not None and low is not None and high is not None:
+            bars = [[mean - low], [high - mean]]
+            ax.errorbar(mean, place - 0.38, xerr=bars, fmt="D", color="black", ms=3, capsize=3)
     ax.set_yticks(list(places), [f"{label} (n = {len(v)})" for label, v in groups.items()])
     ax.axvline(0, color=_GREY, linewidth=0.8, linestyle="--")
-    ax.set_xlabel("log p(y⁺|x) − log p(y⁻|x), nats\nboxes: quartiles; whiskers: 5 and 95 %")
+    ax.set_xlabel(
+        "log p(y⁺|x) − log p(y⁻|x), nats\nboxes: quartiles; whiskers: 5 and 95 %"
+        "\n◆: mean over seeds, and its interval"
+    )
     _plain(ax)
 
 
@@ -215,16 +235,14 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
 
     Args:
         ax: where.
-        methods: of the report; those called NAME@SETTING are one method, joined in their order.
+        methods: of the report; those called NAME@SETTING are one method, joined in the order of their
+            settings.
 
     Returns:
         How many methods have both numbers.
     """
-    names = ("leak", "generality")
-    shown = {
-        k: [m[name] for name in names] for k, m in methods.items() if all(n in m for n in names)
-    }
-    curves: dict[str, list[tuple[float, float]]] = {}
+    shown = on_front(methods)
+    curves: dict[str, list[tuple[tuple[float, str], tuple[float, float]]]] = {}
     for label, (leak, generality) in shown.items():
         name, _, setting = label.partition("@")
         curve = curves.setdefault(name, [])
@@ -248,8 +266,9 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
             color=style["color"],
             size=8,
         )
-        curve.append(point)
-    for points in curves.values():
+        curve.append((_in_order(setting), point))
+    for curve in curves.values():
+        points = [point for _, point in sorted(curve)]
         ax.plot(*zip(*points, strict=True), color=_GREY, linewidth=1, zorder=1)
     top = max([10.0, *(100 * (leak["high"] or leak["mean"]) for leak, _ in shown.values())])
     ax.set_xlim(-0.03 * top, 1.08 * top)
@@ -261,17 +280,41 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
     return len(shown)
 
 
+def on_front(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """What the front shows.
+
+    Args:
+        methods: of the report.
+
+    Returns:
+        Leak and generality of each method that has both.
+    """
+    names = ("leak", "generality")
+    return {
+        k: [m[name] for name in names] for k, m in methods.items() if all(n in m for n in names)
+    }
+
+
+def _in_order(setting: str) -> tuple[float, str]:
+    """Where a setting comes among others: numbers by what they are."""
+    try:
+        return float(setting), setting
+    except ValueError:
+        return math.inf, setting
+
+
 def _figure(width: float, height: float) -> Figure:
     figures = optional("matplotlib.figure", "bench")
     figure: Figure = figures.Figure(figsize=(width, height), layout="constrained")
     return figure
 
 
-def _title(document: Mapping[str, Any]) -> str:
-    seeds = document["seeds"]
+def _title(document: Mapping[str, Any], by_method: Mapping[str, Sequence[Run]]) -> str:
+    counts = sorted({len(runs) for runs in by_method.values()})
+    seeds = " to ".join(dict.fromkeys([str(counts[0]), str(counts[-1])]))
     return (
         f"{document['dataset']['name']}, {document['model']['name']}: {document['rounds']} rounds of "
-        f"{document['edits']} edits, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+        f"{document['edits']} edits, {seeds} seed{'s' if counts[-1] > 1 else ''}"
     )
 
 
@@ -308,13 +351,21 @@ def _bars(found: Mapping[str, Any]) -> list[list[float]] | None:
     return [[100 * max(0.0, below)], [100 * max(0.0, above)]]
 
 
-def _mean_matrix(matrices: Sequence[Sequence[Sequence[Number]]], count: int) -> Any:
-    means = np.full((count, count), np.nan)
-    for row in range(count):
-        for column in range(row + 1):
-            value = _mean([matrix[row][column] for matrix in matrices])
-            means[row, column] = np.nan if value is None else 100 * value
-    return means
+def _estimates(
+    matrices: Sequence[Sequence[Sequence[Number]]],
+) -> dict[tuple[int, int], Estimate]:
+    """Of every place of lower triangular matrices, over the seeds."""
+    return {
+        (row, column): estimate([matrix[row][column] for matrix in matrices])
+        for row in range(len(matrices[0]))
+        for column in range(row + 1)
+    }
+
+
+def _cell(found: Estimate, *, with_interval: bool) -> str:
+    """A share in per cent, and its interval below it where that is more than a number."""
+    mean, low, high = ("" if share is None else f"{100 * share:.0f}" for share in found[:3])
+    return f"{mean}\n{low}–{high}" if with_interval and low != high else mean
 
 
 def _mean(values: Sequence[Number]) -> Number:
@@ -322,8 +373,8 @@ def _mean(values: Sequence[Number]) -> Number:
     return sum(there) / len(there) if there else None
 
 
-def _values(runs: Sequence[Run], name: str) -> list[float]:
-    return [edit[name] for run in runs for edit in run["edits"] if edit[name] is not None]
+def _values(run: Run, name: str) -> list[float]:
+    return [edit[name] for edit in run["edits"] if edit[name] is not None]
 
 
 def _plain(ax: Axes) -> None:

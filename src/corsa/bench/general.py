@@ -29,8 +29,8 @@ WINDOWS = 32
 WINDOW_TOKENS = 256
 PER_SUBJECT = 4
 WIKITEXT_PROTOCOL = (
-    f"{WINDOWS} windows of {WINDOW_TOKENS} tokens, evenly spaced over WikiText-2's test split; plain "
-    "text, no chat template; each window by itself, its first token given"
+    f"{WINDOWS} windows of {WINDOW_TOKENS} tokens, evenly spaced over the file that is named, or "
+    "WikiText-2's test split; plain text, no chat template; each window by itself, its first token given"
 )
 MMLU_PROTOCOL = (
     f"first {PER_SUBJECT} questions per subject; zero-shot, chat template; likeliest letter"

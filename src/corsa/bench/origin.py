@@ -37,13 +37,13 @@ def commit(folder: Path) -> str | None:
         folder: any; a package installed into somebody else's checkout is not part of it.
 
     Returns:
-        The hash, with `+changes` where something in the folder is not as committed; `None` without git.
+        The hash, with `+changes` where something in the folder is new or not as committed; `None`
+        without git.
     """
     if not _git(folder, "ls-files"):
         return None
-    return _git(folder, "rev-parse", "HEAD") + (
-        "+changes" * bool(_git(folder, "diff", "HEAD", "."))
-    )
+    changed = _git(folder, "status", "--porcelain", ".")
+    return _git(folder, "rev-parse", "HEAD") + "+changes" * bool(changed)
 
 
 def _git(folder: Path, *words: str) -> str:

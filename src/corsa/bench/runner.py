@@ -20,9 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import corsa
 from corsa.bench.code.domain import CodeDomain, Measured
 from corsa.bench.code.options import CodeOptions, Programs, open_pool, where
-from corsa.bench.contenders import Contender, as_recorded
+from corsa.bench.contenders import Contender, as_recorded, refuse_same_files
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
 from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS, RUN_PROGRAMS
@@ -213,7 +214,8 @@ class _Work:
             self.loaded = load(b.dataset, b.data, b.first, b.last)
         self.record = self._agreed()
         self._programs()  # where there can be no sandbox, that is said before anything is trained
-        self.commit = commit(Path(__file__).parent)  # of the code that is loaded, not of later ones
+        # Of the code that is loaded, not of later ones; the whole package, not this folder alone.
+        self.commit = commit(Path(corsa.__file__).parent)
         # Never written to: it holds the loaded model for the stores of all runs.
         self.home = Store.open(
             out / "stores" / "base",
@@ -536,6 +538,7 @@ def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
             "another --out"
         )
     methods = {method["label"]: method for method in (*recorded["methods"], *asked["methods"])}
+    refuse_same_files(method["file_name"] for method in methods.values())
     return {
         **asked,
         "seeds": list(dict.fromkeys([*recorded["seeds"], *asked["seeds"]])),
@@ -545,8 +548,9 @@ def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
 
 def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What must not change between two commands, by the name a user would know."""
-    for name in ("rounds", "edits", "known_only", "neighbours", "extras", "code"):
+    for name in ("rounds", "edits", "known_only", "neighbours", "code"):
         yield name, record[name]
+    yield "extras", list(record["extras"])  # their files go by what is in them
     for name, told in (("settings", "--set"), ("extra_files", "the files of --extras")):
         if name in record:  # not noted by earlier versions
             yield told, record[name]

@@ -58,7 +58,7 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
             with gzip.open(path, "rt", encoding="utf-8") as lines:
                 yield from map(json.loads, filter(str.strip, lines))
         elif path.suffix == ".jsonl":
-            yield from map(json.loads, filter(None, path.read_text("utf-8").split("\n")))
+            yield from map(json.loads, filter(str.strip, path.read_text("utf-8").split("\n")))
         else:
             yield from json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, EOFError) as error:  # pyarrow's errors are these, too

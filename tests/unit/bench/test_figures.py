@@ -55,7 +55,17 @@ def test_heat_maps_show_the_mean_over_seeds_one_a_method():
     shown = np.asarray(first.images[0].get_array())
     assert shown[2, 0] == pytest.approx(79.5)  # 80 and 79
     assert np.isnan(shown[0, 1])
-    assert texts(first) == ["100", "90", "100", "80", "90", "100"]  # 99.5 is 100 to the eye
+    # 99.5 is 100 to the eye
+    assert texts(first) == [
+        f"{a}\n{b}"
+        for a, b in zip(
+            ("100", "90", "100", "80", "90", "100"),
+            ("99–100", "89–90", "99–100", "79–80", "89–90", "99–100"),
+            strict=True,
+        )
+    ]
+    alone = figures.retention({"corsa": [run("corsa", 0)]}).axes[0]
+    assert texts(alone)[:2] == ["100", "90"]
 
 
 @pytest.mark.parametrize("count", [1, 5, 6])
@@ -95,6 +105,17 @@ def test_without_old_answers_there_are_no_margins_and_still_a_figure():
     assert "corsa (n = 0)" in [label.get_text() for label in ax.get_yticklabels()]
 
 
+def test_margins_have_their_interval_over_seeds():
+    its = {"corsa": [run("corsa", 0, margin=1.0), run("corsa", 1, margin=3.0)]}
+    (ax,) = figures.margins(its).axes
+    (before, after) = [bar.lines[0] for bar in ax.containers]
+    assert list(before.get_xdata()) == [-2.5]
+    assert list(after.get_xdata()) == [2.0]
+    (line,) = ax.containers[1].lines[2]
+    assert line.get_segments()[0][:, 0] == pytest.approx([1.0, 3.0])
+    assert not figures.margins({"corsa": its["corsa"][:1]}).axes[0].containers
+
+
 def test_the_front_shows_methods_that_have_both_numbers_with_their_intervals():
     (ax,) = figures.front(DOCUMENT["methods"]).axes
     names = ax.get_legend_handles_labels()[1]
@@ -110,14 +131,14 @@ def test_settings_of_one_method_are_joined_in_their_order():
     numbers = {"mean": 0.1, "low": None, "high": None}
     at = {
         f"{name}@{weight}": {"leak": numbers | {"mean": leak}, "generality": numbers}
-        for name, weight, leak in [("a", 1, 0.3), ("b", 1, 0.2), ("a", 4, 0.1), ("a", 9, 0.2)]
+        for name, weight, leak in [("a", 4, 0.1), ("b", 1, 0.2), ("a", 1, 0.3), ("a", 16, 0.2)]
     }
     (ax,) = figures.front({**at, "c": at["b@1"]}).axes
     curves = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) > 1]
     assert curves == [pytest.approx([30, 10, 20])]
     # One look and one name each; the settings stand beside their points.
     assert ax.get_legend_handles_labels()[1] == ["a", "b", "c"]
-    assert [text.get_text() for text in ax.texts] == ["1", "1", "4", "9", ""]
+    assert [text.get_text() for text in ax.texts] == ["4", "1", "1", "16", ""]
     a, b, *more, c = [container.lines[0].get_color() for container in ax.containers]
     assert len({a, b, c}) == 3
     assert set(more) == {a}
@@ -138,6 +159,18 @@ def test_all_figures_are_written(tmp_path):
         "front.png",
     }
     assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_no_front_is_drawn_of_nothing(tmp_path):
+    methods = {"in-context": {"leak": {"mean": 0.5, "low": None, "high": None}}}
+    paths = figures.draw_figures(tmp_path, {**DOCUMENT, "methods": methods}, [run("in-context", 0)])
+    assert "front.png" not in {path.name for path in paths}
+
+
+def test_the_title_counts_the_seeds_that_ran():
+    both = {"corsa": [run("corsa", 0)], "lora": [run("lora", 0), run("lora", 1)]}
+    assert figures._title(DOCUMENT, both).endswith("4 edits, 1 to 2 seeds")
+    assert figures._title(DOCUMENT, {"corsa": both["corsa"]}).endswith("4 edits, 1 seed")
 
 
 def test_one_round_and_one_seed_are_enough(tmp_path):

@@ -28,6 +28,9 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_told(tmp_path):
     assert commit(package) == found
     (package / "code.py").write_text("2", "utf-8")
     assert commit(package) == f"{found}+changes"
+    (package / "code.py").write_text("1", "utf-8")
+    (package / "new.py").write_text("3", "utf-8")
+    assert commit(package) == f"{found}+changes"
 
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):

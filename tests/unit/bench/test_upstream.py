@@ -14,7 +14,7 @@ ROWS = [{"question": "a", "choices": ["b", "c"]}, {"question": "é\u2028", "choi
 def test_rows_are_read_from_parquet_jsonl_and_json_alike(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "x.parquet")
     (tmp_path / "x.json").write_text(json.dumps(ROWS), "utf-8")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n \n" for row in ROWS)
     (tmp_path / "x.jsonl").write_text(lines, "utf-8")
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     for name in ("x.parquet", "x.json", "x.jsonl", "x.jsonl.gz"):
