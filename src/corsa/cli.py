@@ -744,7 +744,7 @@ def bench(
 
     \b
     Example:
-      corsa bench counterfact --methods 'corsa,lora,no-sam:corsa[sam=false]' --out compared
+      corsa bench counterfact --methods 'corsa,lora,trained:preset=trained' --out compared
       corsa bench counterfact --methods corsa,lora,in-context --out compared --resume
       corsa bench codeupdatearena --data arena.jsonl --methods 'corsa,lora[teach=docs]' --out code
       corsa bench zsre --data zsre_mend_eval.json --rounds 5 --edits 20 --from 100 --out held-out

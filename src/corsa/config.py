@@ -2,7 +2,7 @@
 
 Methods and presets are names for settings, not code. `lora`, `sam` and `sft+dpo` are the paper's
 baselines: some of its switches off, and nothing of what `corsa` has beyond the paper. One switch of
-`corsa` is ablated by a setting: `method=corsa sam=false`.
+training is ablated by a setting: `preset=trained sam=false` (a round that is solved for takes no step).
 """
 
 from __future__ import annotations
