@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import corsa
 from corsa.bench.code.domain import CodeDomain, Measured
 from corsa.bench.code.options import CodeOptions, Programs, open_pool, where
 from corsa.bench.contenders import Contender, as_recorded, refuse_same_files
@@ -215,7 +214,7 @@ class _Work:
         self.record = self._agreed()
         self._programs()  # where there can be no sandbox, that is said before anything is trained
         # Of the code that is loaded, not of later ones; the whole package, not this folder alone.
-        self.commit = commit(Path(corsa.__file__).parent)
+        self.commit = commit(Path(__file__).parents[1])
         # Never written to: it holds the loaded model for the stores of all runs.
         self.home = Store.open(
             out / "stores" / "base",
