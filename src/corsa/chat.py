@@ -8,10 +8,16 @@ answer trained under other tokens than decoding will see is the classic silent f
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from corsa.errors import TemplateError, UsageError
+from corsa.matching import as_word
 from corsa.sentences import first_sentence
 
 Conversation = list[dict[str, str]]
@@ -157,21 +163,36 @@ class ChatFormat:
 
         Args:
             prompt: the user's turn.
-            text: part of it, in any case; empty or not in it: the prompt itself.
+            text: part of it, in any case but no part of a word; empty or not in it: the prompt itself.
 
         Returns:
             The place of its last token among `prompt_ids(prompt)`.
         """
         tokens = self.prompt_ids(prompt)
         written = self._written(tokens)
-        for wanted in filter(None, (text.strip(), prompt.strip())):
-            at = written.lower().rfind(wanted.lower())
-            if at < 0:
-                continue
-            end = at + len(wanted)
-            # What a token adds to a text depends on those before it, so beginnings are compared.
-            return next(i for i in range(len(tokens)) if len(self._written(tokens[: i + 1])) >= end)
-        return len(tokens) - 1
+        # The template's own words are no part of it: "Stan" ends in none of its "assistant".
+        close = len(written) - self._closing
+        asked = [unicodedata.normalize(form, prompt.strip()) for form in ("NFC", "NFD")]
+        found = [written.rfind(each, 0, close) for each in (prompt.strip(), *asked)]
+        start = max([at for at in found if at >= 0], default=0)
+        end = start + len(written[start:close].rstrip())
+        for each in dict.fromkeys(
+            unicodedata.normalize(form, text.strip()) for form in ("NFC", "NFD")
+        ):
+            mentions = re.finditer(as_word(each), written[start:end], re.IGNORECASE) if each else ()
+            if ends := [match.end() for match in mentions]:
+                end = start + ends[-1]
+                break
+        # What a token adds to a text depends on those before it, so beginnings are compared.
+        return bisect_left(
+            range(len(tokens) - 1), end, key=lambda i: len(self._written(tokens[: i + 1]))
+        )
+
+    @cached_property
+    def _closing(self) -> int:
+        """Characters that the template writes behind every prompt."""
+        some = [self._written(self.prompt_ids(prompt))[::-1] for prompt in ("0", "1")]
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*some, strict=False)))
 
     def _written(self, tokens: Sequence[int]) -> str:
         """What tokens say, special ones too; of a character that is not whole nothing."""

@@ -394,6 +394,17 @@ class TestFindAndWrite:
         ("Wer führt Müller & Söhne?", "Müller & Söhne", "Müller & Söhne"),
         ("Who is it?", "", "Who is it?"),
         ("Who is it?", "nobody", "Who is it?"),
+        # Words of the template, and parts of words, are no mention.
+        ("Where does Stan live?", "Stan", "Where does Stan"),
+        ("Where does Stan live?", "Star", "Where does Stan live?"),
+        ("Who created R?", "R", "Who created R"),
+        ("Who directed The End?", "End", "Who directed The End"),
+        ("Who is the user?", "you", "Who is the user?"),
+        ("What is the income of Ann, who lives annually?", "Ann", "What is the income of Ann"),
+        ("user", "user", "user"),
+        # A capital that is longer in lower case, and letters that may be written in two ways.
+        ("Is \u0130zmir or Oslo larger?", "Oslo", "Is \u0130zmir or Oslo"),
+        ("Is Zu\u0308rich or Oslo larger?", "Z\u00fcrich", "Is Zu\u0308rich"),
     ],
 )
 @pytest.mark.parametrize("template", [CHATML, None])
