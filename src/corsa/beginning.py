@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 
+from corsa import allocator
 from corsa.chat import Exchange
 from corsa.company import Company
 from corsa.config import Config
 from corsa.edits import Edit
-from corsa.matching import normalise
+from corsa.files import canonical_json, sha256_text
+from corsa.matching import contains, normalise
 from corsa.models import Adapter, BaseModel
 from corsa.progress import Progress
-from corsa.solving import Site, sites, write
+from corsa.solving import Read, Site, read, sites, write
 from corsa.step import PHRASE, Example, score_examples
 from corsa.values import Told, find
 
-# Prompts about something else of an edit's subject in a step; wordings by which its last token is known,
-# and about names that are nearly the subject; wordings of an earlier edit at which nothing may change;
-# wordings that were not solved for, by which it is told whether an edit is general.
-_SAME_SUBJECT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 90, 100, 2, 2
+# Prompts about something else of an edit's subject in a step, and of those that edits ask to keep;
+# wordings by which its last token is known, and about names that are nearly the subject; wordings of an
+# earlier edit at which nothing may change; wordings that were not solved for, by which it is told
+# whether an edit is general.
+_SAME_SUBJECT, _KEPT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 4, 90, 100, 2, 2
 # Times what was written is looked at, and found again where it is wrong.
 _REPAIRS = 3
 # Streams of wordings from this on are not solved for.
@@ -47,8 +51,8 @@ class _Subject(NamedTuple):
         earlier: indices of earlier edits of it, which must hold beside them.
     """
 
-    own: Sequence[int]
-    earlier: Sequence[int]
+    own: list[int]
+    earlier: list[int]
 
 
 # What was computed before an interruption, by name, or is computed now: plain data.
@@ -84,26 +88,31 @@ def solve(
     if not places:
         return None
     begun = _Begun(adapter, own, company, config, progress, places, remember)
-    before = begun.earlier_right()
-    left = begun.carry(_subjects(company, short))
-    if left:
-        progress.say(
-            f"the adapter's rank has no room for {len(left)} of the round's subjects, and they are "
-            "trained: start a store with a higher rank, one for every subject it will hold"
-        )
-    # A subject may be another's answer, or part of another's name, and what it carries in the way there.
-    for _ in range(_REPAIRS):
-        wrong = begun.wrong(before)
-        if not wrong or begun.carry(wrong):
-            break
-    adapter.base.forget_copies()  # those in `train_dtype`: training may not follow
+    try:
+        before = begun.earlier_right()
+        left = begun.carry(begun.subjects(short))
+        if left:
+            progress.say(
+                f"the adapter has no room for {len(left)} of the round's subjects, and they are "
+                "trained: start a store with a higher rank, one for every subject it will hold"
+            )
+        # A subject may be another's answer, or part of another's name, and what it carries in the way.
+        for _ in range(_REPAIRS):
+            wrong = begun.wrong(before)
+            if not wrong or begun.carry(wrong):
+                break
+    finally:
+        adapter.base.forget_copies()  # those in `train_dtype`: training may not follow
+        allocator.give_back()
     if not begun.layers:
         return None
     solved = begun.solved
     unseen = [
-        Example(adapter.base.chat.exchange(wording, company.own[i].target_new))
+        Example(exchange)
         for i in solved
         for wording in company.wordings(i, _UNSEEN, stream=_ELSE)
+        for exchange in [adapter.base.chat.exchange(wording, company.own[i].target_new)]
+        if exchange.prompt not in begun.worded
     ]
     return {
         "edits": len({company.own[i].id for i in solved}),
@@ -119,7 +128,13 @@ def _share(right: Sequence[bool]) -> float:
 
 @dataclass
 class _Begun:
-    """A round that begins in closed form: where it stands."""
+    """A round that begins in closed form: where it stands.
+
+    Attributes:
+        layers: how each that was written went.
+        solved: indices of own prompts whose subject was.
+        worded: the wordings by which their subjects are known, in tokens.
+    """
 
     adapter: Adapter
     own: Sequence[Own]
@@ -130,12 +145,30 @@ class _Begun:
     remember: Remember
     layers: list[dict[str, Any]] = field(default_factory=list)
     solved: list[int] = field(default_factory=list)
+    worded: set[tuple[int, ...]] = field(default_factory=set)
+    _read: Read | None = None
 
     def right(self, examples: Sequence[Example]) -> list[bool]:
         """Which answers are right with the adapter as it is."""
+        alone = [example._replace(rejected=None) for example in examples]
         with self.adapter.base.using(self.adapter.name):
-            scores = score_examples(self.adapter.base.forward, examples) if examples else []
+            scores = score_examples(self.adapter.base.forward, alone) if alone else []
         return [score.right for score in scores]
+
+    def subjects(self, own: Sequence[int], earlier: Iterable[int] = ()) -> list[_Subject]:
+        """The subjects of some own prompts and earlier edits, with all that is told of them."""
+        company, chat = self.company, self.adapter.base.chat
+        groups: dict[str, _Subject] = {}
+        for i in own:
+            groups.setdefault(_key(company.own[i]), _Subject([], [])).own.append(i)
+        for i in earlier:
+            groups.setdefault(_key(company.earlier[i]), _Subject([], []))
+        for i, edit in enumerate(company.earlier):
+            group = groups.get(_key(edit))
+            # One vector says no program: it was trained, and is left to training.
+            if group and len(chat.exchange(edit.prompt, edit.target_new).answer) <= PHRASE:
+                group.earlier.append(i)
+        return [group for group in groups.values() if group.own or group.earlier]
 
     def earlier_right(self) -> list[bool]:
         """Which earlier edits are right."""
@@ -150,7 +183,7 @@ class _Begun:
         own = {i for i, good in zip(self.solved, right, strict=True) if not good}
         now = zip(before, self.earlier_right(), strict=True)
         earlier = {i for i, (was, good) in enumerate(now) if was and not good}
-        every = _subjects(self.company, self.solved, range(len(before)))
+        every = self.subjects(self.solved, range(len(before)))
         return [
             one for one in every if own.intersection(one.own) | earlier.intersection(one.earlier)
         ]
@@ -162,6 +195,8 @@ class _Begun:
             if not left:
                 break
             room = min(map(self.adapter.room, (*site.reading, site.down)))
+            # Of a rank above the layer's width that is no bound: neurons can run out, too.
+            room = min(room, int((~self.adapter.moved(site.reading[0])).sum()))
             here, left = left[:room], left[room:]
             if here:
                 self.layers.append(self._carried(here, site))
@@ -171,40 +206,46 @@ class _Begun:
     def _carried(self, subjects: Sequence[_Subject], site: Site) -> dict[str, Any]:
         adapter, config, progress = self.adapter, self.config, self.progress
         asked = [list(self._asked(value, subject)) for value, subject in enumerate(subjects)]
-        same = [list(self._same(value, subject)) for value, subject in enumerate(subjects)]
         first = len(self.layers) * (config.solve_steps + 2)
 
         def worded(value: int, count: int, stream: int) -> Iterator[Told]:
             return self._worded(value, subjects[value], count, first + stream)
-
-        def draw(step: int, left: Collection[int]) -> tuple[list[Told], list[Told]]:
-            learned, kept = list[Told](), list[Told]()
-            for value in left:
-                learned += [*asked[value], *worded(value, config.solve_wordings, step)]
-                kept += same[value][step % 2 :: 2]
-            return learned, kept
 
         def on_step(step: int, loss: float, fresh: float) -> None:
             progress.advance(min(step, 1), note=f"loss {loss:.2f} · fresh wordings {fresh:.0%}")
 
         def look() -> dict[str, Any]:
             progress.begin("finding what subjects must carry", config.solve_steps)
+            same, wanted = self._beside(subjects)
+
+            def draw(step: int, left: Collection[int]) -> tuple[list[Told], list[Told]]:
+                learned, kept = list[Told](), list[Told]()
+                for value in left:
+                    learned += [*asked[value], *worded(value, config.solve_wordings, step)]
+                    kept += [*same[value][step % 2 :: 2], *_in_turn(wanted[value], step)]
+                return learned, kept
+
             values = find(
                 adapter.base, adapter.name, site.layer, len(subjects), draw, config, on_step
             )
             return values._asdict() | {"shifts": values.shifts.tolist()}
 
-        found = self.remember(f"values-{len(self.layers)}", look)
+        # By what it is of: which subjects are found again may hang on a hair, and on the machine.
+        whose = sha256_text(canonical_json([[*one] for one in subjects]))[:16]
+        found = self.remember(f"values-{len(self.layers)}-{whose}", look)
         progress.begin("writing it into the adapter")
-        told = [
-            one
-            for value in range(len(subjects))
-            for one in (*asked[value], *worded(value, _KEYS, config.solve_steps + 1))
+        keys = [
+            list(worded(value, _KEYS, config.solve_steps + 1)) for value in range(len(subjects))
         ]
-        held, standing = self._held(subjects), self.company.standing()
+        self.worded |= {one.example.chosen.prompt for part in keys for one in part}
+        told = [one for parts in zip(asked, keys, strict=True) for part in parts for one in part]
+        held = self._held(subjects)
         near = [one for value, subject in enumerate(subjects) for one in self._near(value, subject)]
         shifts = torch.tensor(found["shifts"], device=adapter.base.device)
-        missing = write(adapter, site, told, shifts, near, held, standing, config)
+        # What a layer's MLP reads no neuron beside it changes: once for all that are written there.
+        if self._read is None or self._read.site != site.down:
+            self._read = read(adapter, site, self._standing)
+        missing = write(adapter, site, told, shifts, near, held, self._read, config)
         return {
             "layer": site.down,
             "subjects": len(subjects),
@@ -233,11 +274,25 @@ class _Begun:
                 )
                 yield from _worded(base, edits[i], value, wordings, fresh=True)
 
-    def _same(self, value: int, subject: _Subject) -> Iterator[Told]:
-        """What else is said of it."""
-        for i in subject.own:
-            prompts = self.company.of_the_same(i, 2 * _SAME_SUBJECT)
-            yield from _kept(self.adapter.base, self.company.own[i], value, prompts)
+    def _beside(self, subjects: Sequence[_Subject]) -> tuple[list[list[Told]], list[list[Told]]]:
+        """What else is said of each subject by the base model, and what edits ask to keep of that."""
+        base, company = self.adapter.base, self.company
+        found: list[tuple[int, int, str, Exchange, bool]] = []
+        for value, subject in enumerate(subjects):
+            for i in subject.own:
+                for prompt in company.of_the_same(i, 2 * _SAME_SUBJECT):
+                    begins = Exchange(base.chat.prompt_ids(prompt), (0,))
+                    found.append((value, i, prompt, begins, False))
+            for i in subject.own[:1]:
+                asked = company.to_keep(company.own[i].subject or "")
+                found += [(value, i, prompt, exchange, True) for prompt, exchange in asked.items()]
+        with base.using(None):
+            teachers = base.forward.distributions([exchange for *_, exchange, _ in found])
+        same, wanted = ([list[Told]() for _ in subjects] for _ in range(2))
+        for (value, i, prompt, exchange, is_wanted), teacher in zip(found, teachers, strict=True):
+            one = _told(base, prompt, Example(exchange, teacher=teacher), company.own[i], value)
+            (wanted if is_wanted else same)[value].append(one._replace(wanted=is_wanted))
+        return same, wanted
 
     def _near(self, value: int, subject: _Subject) -> Iterator[Told]:
         """Names that are nearly its own."""
@@ -247,6 +302,10 @@ class _Begun:
                 for prompt, name in company.near(i, _NEAR, earlier=edits is company.earlier):
                     example = Example(base.chat.exchange(prompt, edits[i].target_new))
                     yield Told(example, base.chat.place_of(prompt, name), value)
+
+    @cached_property
+    def _standing(self) -> list[list[Exchange]]:
+        return self.company.standing()
 
     def _held(self, subjects: Sequence[_Subject]) -> list[Told]:
         """Where nothing may change: at earlier edits' subjects, and the round's that are written."""
@@ -283,21 +342,10 @@ def neurons(adapter: Adapter, config: Config, probe: Exchange) -> list[str]:
     ]
 
 
-def _subjects(company: Company, own: Sequence[int], earlier: Sequence[int] = ()) -> list[_Subject]:
-    """The subjects of some own prompts and earlier edits, with all that is told of them."""
-
-    def key(edit: Edit) -> str:
-        # Of whom nobody can tell who it is about stands alone: its value is carried where it ends.
-        return normalise(edit.subject) if edit.subject else f"\0{edit.id}"
-
-    keys = [key(company.own[i]) for i in own] + [key(company.earlier[i]) for i in earlier]
-    return [
-        _Subject(
-            [i for i in own if key(company.own[i]) == name],
-            [i for i, edit in enumerate(company.earlier) if key(edit) == name],
-        )
-        for name in dict.fromkeys(keys)
-    ]
+def _key(edit: Edit) -> str:
+    """What the facts of one subject share: a name that stands in their prompts, and so a token."""
+    named = edit.subject and contains(edit.prompt, edit.subject)
+    return normalise(edit.subject or "") if named else f"\0{normalise(edit.prompt)}"
 
 
 def usual_beginning(config: Config, edits: int, prompt: float, answer: float) -> float:
@@ -336,10 +384,7 @@ def _told(base: BaseModel, prompt: str, example: Example, edit: Edit, value: int
     return Told(example, base.chat.place_of(prompt, edit.subject or ""), value)
 
 
-def _kept(base: BaseModel, edit: Edit, value: int, prompts: Sequence[str]) -> Iterator[Told]:
-    """What else is said of a subject, with what the base model says of it."""
-    exchanges = [Exchange(base.chat.prompt_ids(prompt), (0,)) for prompt in prompts]
-    with base.using(None):
-        teachers = base.forward.distributions(exchanges)
-    for prompt, exchange, teacher in zip(prompts, exchanges, teachers, strict=True):
-        yield _told(base, prompt, Example(exchange, teacher=teacher), edit, value)
+def _in_turn(told: Sequence[Told], step: int) -> list[Told]:
+    """Some of what edits ask to keep: all of it comes as often."""
+    count = min(_KEPT, len(told))
+    return [told[(step * count + n) % len(told)] for n in range(count)]

@@ -17,7 +17,7 @@ from corsa.answerers import ModelAnswerer
 from corsa.chat import Exchange
 from corsa.config import Config
 from corsa.edits import Edit
-from corsa.matching import normalise
+from corsa.matching import contains, normalise
 from corsa.memory import remembered
 from corsa.models import BaseModel
 from corsa.naming import with_subject
@@ -71,7 +71,7 @@ class Company:
     Args:
         base: the model.
         own: the edit of each of the round's own examples.
-        earlier: edits of earlier rounds that are replayed.
+        earlier: edits of earlier rounds that hold, to be replayed or written beside.
         edited: all edits that hold, of this round and the earlier ones: never kept as they were.
         config: the settings.
         progress: told when the base model is asked.
@@ -91,9 +91,10 @@ class Company:
         self.edited = Edited(map(with_subject, edited))
         self.earlier = list(map(with_subject, earlier))
         self.own = list(map(with_subject, own))
-        vary = config.positives or config.contrast or config.other_relations
+        worded = config.positives or config.solve
+        vary = worded or config.contrast or config.other_relations
         self.topics = [topic_of(edit) for edit in self.own] if vary else []
-        self.earlier_topics = [topic_of(edit) for edit in self.earlier] if config.positives else []
+        self.earlier_topics = [topic_of(edit) for edit in self.earlier] if worded else []
         self._keeps = bool(own and config.keep_weight)
         self._strangers, self._pools = self._kept(progress) if self._keeps else ([], [])
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
@@ -176,6 +177,19 @@ class Company:
             if prompt and self._stays(prompt, prompt, topic):
                 found.append(prompt)
         return [*dict.fromkeys(found)]
+
+    def to_keep(self, subject: str) -> dict[str, Exchange]:
+        """What the round's edits ask to keep of what is said about a subject.
+
+        Args:
+            subject: its name; "": of nobody.
+
+        Returns:
+            Prompts that name it, with the beginning of what the base model answers.
+        """
+        pool = self._pools[0][0] if self._pools else []
+        given = zip(self._given(), pool, strict=True) if pool else ()
+        return {prompt: x for prompt, x in given if subject and contains(prompt, subject)}
 
     def near(self, index: int, count: int, *, earlier: bool) -> list[tuple[str, str]]:
         """Fresh wordings of an edit about names that end as its subject does, or begin so.
@@ -362,17 +376,22 @@ class Company:
         replies = iter(self._replies([p for part in prompts for p in part], progress))
         strangers = [[next(replies) for _ in part] for part in prompts]
         # Who says what is to stay knows better than a name in it.
-        given = [p for edit in self.own for p in edit.keep if not self.edited.has_prompt(p)]
+        given = self._given()
         packaged = [
             p
             for p in (pool_prompts() if config.keep_pool else ())
             if not self.edited.named_in(p) and not self.edited.examines(p)
         ]
         pools = [
-            (self._replies(list(dict.fromkeys(pool)), progress), count)
+            (self._replies(pool, progress), count)
             for pool, count in ((given, config.batch_size), (packaged, config.keep_pool))
         ]
         return strangers, pools
+
+    def _given(self) -> list[str]:
+        """What the round's edits ask to keep, each once."""
+        asked = [p for edit in self.own for p in edit.keep if not self.edited.has_prompt(p)]
+        return list(dict.fromkeys(asked))
 
     def _replies(self, prompts: Sequence[str], progress: Progress) -> list[Exchange]:
         """Prompts with the beginning of what the base model answers them."""

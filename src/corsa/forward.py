@@ -80,6 +80,8 @@ class Spot(NamedTuple):
 
 # By the prompt's tokens.
 Spots = Mapping[tuple[int, ...], Spot]
+# The tree if exchanges are packed, and for each the rows of its tokens in what passes.
+_Arranged = tuple[PrefixTree | None, list[Sequence[int]]]
 
 
 class Passed(NamedTuple):
@@ -210,9 +212,11 @@ class Forward:
             scores += [AnswerLogps(score.tokens.cpu(), score.greedy.cpu()) for score in part]
         return scores
 
-    def _run(self, exchanges: Sequence[Exchange]) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, exchanges: Sequence[Exchange], arranged: _Arranged | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One pass: logits of shape (R, V), and for every answer token in turn its row, (ΣT,)."""
-        tree, paths = self._arranged(exchanges)
+        tree, paths = arranged or self._arranged(exchanges)
         with ExitStack() as stack:
             if self._shift is not None:
                 stack.enter_context(_shifted(self._shift, exchanges, paths))
@@ -221,10 +225,7 @@ class Forward:
             by_blocks = self.rule.by_blocks and tree.blocks.cheaper
             return self._packed(tree, self.rule.windows, by_blocks=by_blocks)
 
-    def _arranged(
-        self, exchanges: Sequence[Exchange]
-    ) -> tuple[PrefixTree | None, list[Sequence[int]]]:
-        """The tree if exchanges are packed, and for each the rows of its tokens in what passes."""
+    def _arranged(self, exchanges: Sequence[Exchange]) -> _Arranged:
         windows, max_depth = self.rule.windows, self.rule.max_depth
         read = [len(prompt) + len(answer) - 1 for prompt, answer in exchanges]
         width = max(read)
@@ -269,7 +270,8 @@ class Forward:
         """
         for group in chunks(exchanges, self.max_tokens):
             part = [exchanges[i] for i in group]
-            _, paths = self._arranged(part)
+            arranged = self._arranged(part)
+            paths = arranged[1]
             seen: dict[int, Tensor] = {}
             said: list[Tensor] = []
 
@@ -283,7 +285,7 @@ class Forward:
             hooks = [module.register_forward_pre_hook(note) for module in modules]
             hooks.append(layer.register_forward_hook(end))
             try:
-                self._run(part)
+                self._run(part, arranged)
             except _Enough:
                 pass
             finally:

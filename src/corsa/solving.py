@@ -119,7 +119,9 @@ def _site(adapter: Adapter, layer: nn.Module, down: str, probe: Exchange) -> Sit
             found = act(said[order[0]])
             if len(order) == 2:
                 found = found * said[order[1]]
-            if (found - truth).norm() <= _AS_IT_IS * truth.norm():
+            # One projection may be both at once (Phi-3): what is passed through is then wider.
+            alike = found.shape == truth.shape
+            if alike and (found - truth).norm() <= _AS_IT_IS * truth.norm():
                 return Site(layer, order, down, act)
     return None
 
@@ -142,6 +144,36 @@ def _adds(base: BaseModel, layer: nn.Module, name: str, probe: Exchange) -> bool
     return bool((moved - more).norm() <= _AS_IT_IS * more.norm())
 
 
+class Read(NamedTuple):
+    """What a site's MLP reads where nothing may change.
+
+    Attributes:
+        site: full name of its output projection.
+        inputs: what goes in by group, each (n, m).
+        squares: mean squares of what comes out of its neurons by group, each (m',), float64.
+    """
+
+    site: str
+    inputs: list[Tensor]
+    squares: list[Tensor]
+
+
+@torch.no_grad()
+def read(adapter: Adapter, site: Site, groups: Sequence[Sequence[Exchange]]) -> Read:
+    """See what a site's MLP reads.
+
+    Args:
+        adapter: it acts meanwhile.
+        site: where.
+        groups: what is read, in groups that count alike.
+
+    Returns:
+        It does not depend on neurons of that site.
+    """
+    with adapter.base.using(adapter.name):
+        return _read(adapter.base, site, groups, {})
+
+
 @torch.no_grad()
 def write(
     adapter: Adapter,
@@ -150,7 +182,7 @@ def write(
     shifts: Tensor,
     near: Sequence[Told],
     earlier: Sequence[Told],
-    standing: Sequence[Sequence[Exchange]],
+    standing: Read,
     config: Config,
 ) -> float:
     """Write values into an adapter, a neuron for each.
@@ -163,31 +195,31 @@ def write(
         shifts: what is to be added to what the layer says, by value, shape (E, D).
         near: wordings about names that are nearly the subject of a value, which is not added there.
         earlier: wordings of earlier edits, at whose spots nothing may change.
-        standing: what else must not change, in groups that count alike.
+        standing: what else must not change, as it was `read` at this site.
         config: for the seed.
 
     Returns:
-        Which part of the values, by length, is not there afterwards.
+        Which part of the values, by length, is not there afterwards in wordings that are not `fresh`.
     """
     base = adapter.base
     reading = [base.hf.get_submodule(name) for name in site.reading]
     gate, down = reading[0], base.hf.get_submodule(site.down)
     with base.using(adapter.name):
         whole = [one for one in told if not one.example.fresh]
-        exchanges = [*standing, [one.example.chosen for one in whole]]
         spots = {one.example.chosen.prompt: one.place for one in whole}
-        read, energy = _elsewhere(base, [gate, down], site.layer, exchanges, spots)
+        beside = _read(base, site, [[one.example.chosen for one in whole]], spots)
         told, near, earlier = _cut(told), _cut(near), _cut(earlier)
         begun, missed, held = (
             _at_spots(base, [gate], site.layer, part) for part in (told, near, earlier)
         )
         weights = [_weights(module) for module in reading]
         written = _weights(down).matrix
-    elsewhere = [*read, *(keys for keys in held.inputs if len(keys))]
+    elsewhere = [*standing.inputs, *beside.inputs, *(keys for keys in held.inputs if len(keys))]
+    energy = torch.stack([*standing.squares, *beside.squares]).mean(0)
     of_value, near_to = (torch.tensor([one.value for one in part]) for part in (told, near))
     keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
     names = [missed.inputs[0][near_to == value] for value in range(len(shifts))]
-    knows, always = detectors(keys, names, elsewhere)
+    knows, always, metric = detectors(keys, names, elsewhere)
     # Neurons of earlier values hardly ever say anything, so they would be the first to go.
     costs = energy * written.square().sum(0)
     chosen = costs.masked_fill(adapter.moved(site.reading[0]).to(costs.device), torch.inf).argsort()
@@ -201,7 +233,7 @@ def write(
         def opening(value: int, inputs: Tensor) -> Tensor:
             return site.act(inputs.double() @ gates[value]) / opened
 
-        rows.append(tell_apart(flat, opening, keys, names, elsewhere))
+        rows.append(tell_apart(flat, opening, keys, names, metric))
     picked = torch.zeros(len(costs), len(chosen)).to(knows)
     picked[chosen, torch.arange(len(chosen))] = 1.0
     generator = torch.Generator().manual_seed(config.seed)
@@ -210,15 +242,31 @@ def write(
         adapter.add(name, picked, change, generator)
     columns = shifts.double().to(knows).T / opened
     adapter.add(site.down, columns - written[:, chosen], picked.T, generator)
-    asked = shifts.float()[of_value]
+    looked = [number for number, one in enumerate(told) if not one.example.fresh]
+    again = [told[number] for number in looked]
+    asked = shifts.float()[of_value[looked]]
     with base.using(adapter.name):
-        left = begun.output + asked - _at_spots(base, [], site.layer, told).output
+        left = begun.output[looked] + asked - _at_spots(base, [], site.layer, again).output
     return float(left.norm() / asked.norm().clamp_min(1e-12))
+
+
+class Detectors(NamedTuple):
+    """Linear functions of what an MLP reads, float64.
+
+    Attributes:
+        knows: w of each value, shape (E, m).
+        always: b, shape (m,).
+        metric: second moments of all that was read, each group alike, shape (m, m).
+    """
+
+    knows: Tensor
+    always: Tensor
+    metric: Tensor
 
 
 def detectors(
     keys: Sequence[Tensor], near: Sequence[Tensor], elsewhere: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
+) -> Detectors:
     """The linear functions that tell each value's keys from all else.
 
     Args:
@@ -228,24 +276,26 @@ def detectors(
         elsewhere: what else is read, in groups that count alike, each (n, m).
 
     Returns:
-        w of each value, shape (E, m), and b, shape (m,), both float64; see above.
+        w and b; see above.
     """
-    of_keys = [_moment(part) for part in keys]
-    groups = [_moment(part) for part in elsewhere]
-    every = torch.stack([*of_keys, *groups])
+    # Sums: a matrix for each value would not fit where there are many and the model is wide.
+    of_keys, of_groups = _moments(keys), _moments(elsewhere)
+    count = len(keys) + len(elsewhere)
     mean = torch.stack([part.double().mean(0) for part in [*keys, *elsewhere]]).mean(0)
     found = []
-    for value, own in enumerate(of_keys):
-        # Other values' keys are a group of their own.
-        others = [*of_keys[:value], *of_keys[value + 1 :]]
-        parts = [*groups, *([torch.stack(others).mean(0)] if others else [])]
-        rest = torch.stack(parts).mean(0) if parts else torch.zeros_like(own)
+    for value, part in enumerate(keys):
+        own, rest, groups = _moment(part), of_groups, len(elsewhere)
+        if len(keys) > 1:
+            # Other values' keys are a group of their own.
+            rest, groups = rest + (of_keys - own) / (len(keys) - 1), groups + 1
+        rest = rest / max(groups, 1)
         if len(near[value]):
             rest = rest + _NEAR * _moment(near[value])
         mean_key = keys[value].double().mean(0)
         solution = _solve(own + _ELSEWHERE * rest, mean_key)
         found.append(solution / (mean_key @ solution))
-    return torch.stack(found), _solve(every.mean(0), mean)
+    metric = (of_keys + of_groups) / count
+    return Detectors(torch.stack(found), _solve(metric, mean), metric)
 
 
 def tell_apart(
@@ -253,7 +303,7 @@ def tell_apart(
     opening: Callable[[int, Tensor], Tensor],
     keys: Sequence[Tensor],
     near: Sequence[Tensor],
-    elsewhere: Sequence[Tensor],
+    metric: Tensor,
 ) -> Tensor:
     """What a gate is multiplied with, so that nothing is left where it opens for another's name.
 
@@ -268,13 +318,12 @@ def tell_apart(
         opening: given a value and inputs (n, m), what its gate lets through, shape (n,); 1 at its keys.
         keys: of each value, shape (n, m).
         near: of names that are nearly its subject, shape (n, m).
-        elsewhere: what else is read, in groups that count alike, each (n, m).
+        metric: of all that is read, from `detectors`.
 
     Returns:
         u of each value, shape (E, m), float64.
     """
     found = flat.clone()
-    metric = torch.stack([_moment(part) for part in [*keys, *elsewhere]]).mean(0)
     for value, (own, names) in enumerate(zip(keys, near, strict=True)):
         let_in = opening(value, names) if len(names) else torch.zeros(0)
         at = let_in.abs() > _CLOSED
@@ -286,6 +335,14 @@ def tell_apart(
         missing -= _APART * names.T @ (names @ flat[value]) / len(names)
         found[value] += _solve(_moment(own) + _APART * _moment(names) + _FLAT * metric, missing)
     return found
+
+
+def _moments(parts: Sequence[Tensor]) -> Tensor:
+    """Their sum; 0 of none."""
+    total = torch.zeros(())
+    for part in parts:
+        total = total + _moment(part)
+    return total
 
 
 def _moment(inputs: Tensor) -> Tensor:
@@ -350,30 +407,19 @@ def _at_spots(
     )
 
 
-def _elsewhere(
+def _read(
     base: BaseModel,
-    modules: Sequence[nn.Module],
-    layer: nn.Module,
+    site: Site,
     groups: Sequence[Sequence[Exchange]],
     spots: Mapping[tuple[int, ...], int],
-) -> tuple[list[Tensor], Tensor]:
-    """What two modules read where no value is added.
-
-    Args:
-        base: the model.
-        modules: the first whose inputs are wanted, and the second of whose only how large they are.
-        layer: in which they are.
-        groups: what is read.
-        spots: by prompt the place that does not count.
-
-    Returns:
-        The first's inputs by group, each (n, m), and the second's mean squares, (m',), float64.
-    """
+) -> Read:
+    """What a site's MLP reads, but at the spots: by prompt the place that does not count."""
+    modules = [base.hf.get_submodule(name) for name in (site.reading[0], site.down)]
     read: list[Tensor] = []
     squares: list[Tensor] = []
     for group in groups:
         rest, parts, total = iter(group), list[Tensor](), torch.zeros(0)
-        for passed in base.forward.passing(group, modules, layer):
+        for passed in base.forward.passing(group, modules, site.layer):
             counts = passed.often() > 0
             for path in passed.paths:
                 place = spots.get(next(rest).prompt)
@@ -385,4 +431,4 @@ def _elsewhere(
             total = found if not len(total) else total + found
         read.append(torch.cat(parts))
         squares.append(total / len(read[-1]))
-    return read, torch.stack(squares).mean(0)
+    return Read(site.down, read, squares)

@@ -363,7 +363,9 @@ class RoundTrainer:
         return not fresh or (len(fresh) == _WINDOW and sum(fresh) / _WINDOW >= SURE)
 
     def _measure(self, examples: Sequence[Example]) -> list[ExampleScore]:
-        return score_examples(self.adapter.base.forward, examples) if examples else []
+        """Whether answers are right: the old ones beside them would be read for nothing."""
+        alone = [example._replace(rejected=None) for example in examples]
+        return score_examples(self.adapter.base.forward, alone) if alone else []
 
     def _event(
         self, result: StepResult, scores: list[ExampleScore], rate: float, norm: float

@@ -1,7 +1,7 @@
 """What a subject's last token must carry so that a fact is told: found before any weight changes.
 
 Facts are recalled at the last token of their subject in the middle MLPs (Meng et al. 2022, arXiv
-2202.05262). So gradients first act on one vector an edit, which is added to what a layer says at that
+2202.05262). So gradients first act on one vector a subject, which is added to what a layer says at that
 token in every wording; base weights and adapter stay as they are. Another subject's token carries
 nothing new, so nothing has to be told apart from it. `corsa.solving` writes them into the adapter.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -44,11 +44,13 @@ class Told(NamedTuple):
         example: the prompt and what is to be answered, or to be kept.
         place: of the subject's last token in the prompt.
         value: which value is added there.
+        wanted: of what is to be kept, that it is asked for: a value is not done before it is.
     """
 
     example: Example
     place: int
     value: int
+    wanted: bool = False
 
     @property
     def spot(self) -> Spot:
@@ -86,7 +88,7 @@ def find(
     config: Config,
     on_step: Callable[[int, float, float], None],
 ) -> Values:
-    """Find one value an edit.
+    """Find one value a subject.
 
     Wordings come once each: found in a few fixed ones, a value holds in those alone.
 
@@ -100,8 +102,8 @@ def find(
         on_step: told the step's number, L_SFT and the share of fresh wordings that is right.
 
     Returns:
-        The values; one is done as soon as its edit's own prompts are right, nine in ten of its last
-        fresh wordings, and L_SFT over these is below `solve_loss`.
+        The values; one is done as soon as its facts' own prompts are right, nine in ten of its last
+        fresh wordings and of what is wanted, and L_SFT over the wordings is below `solve_loss`.
 
     Raises:
         TrainingError: if a loss is not finite.
@@ -119,23 +121,26 @@ def find(
     looks = {value: deque[_Look](maxlen=_LAST) for value in range(count)}
     spots: dict[tuple[int, ...], Spot] = {}
     with base.using(adapter), _frozen(base), base.computing_in(config.train_dtype):
-        length = float(_usual_length(base, layer, draw(0, looks)[0]))
+        learned, kept = draw(0, looks)
+        length = float(_usual_length(base, layer, learned))
         width = base.hf.get_input_embeddings().weight.shape[1]
         values = torch.zeros(count, width, device=base.device, requires_grad=True)
         optimizer = torch.optim.Adam([values], lr=_RATE, betas=_BETAS)
         step, left = 0, list(looks)
         with base.forward.shifting(layer, spots, lambda: length * values):
             while True:
-                learned, kept = draw(step, left)
                 spots.clear()
                 spots.update({one.example.chosen.prompt: one.spot for one in [*learned, *kept]})
                 batch = [one.example for one in learned]
                 result = corsa_step(
                     base.forward, {"values": values}, batch, config, [one.example for one in kept]
                 )
+                seen = [
+                    *zip(learned, result.scores, strict=True),
+                    *zip(kept, result.joined, strict=True),
+                ]
                 for value in left:
-                    scores = zip(learned, result.scores, strict=True)
-                    looks[value].append(_look([pair for pair in scores if pair[0].value == value]))
+                    looks[value].append(_look([pair for pair in seen if pair[0].value == value]))
                 # A value that is good enough stays as it is: nothing of the others depends on it.
                 done = [value for value in looks if _done(looks[value], config)]
                 left = [value for value in left if value not in done]
@@ -150,28 +155,32 @@ def find(
                 with torch.no_grad():
                     values[done] = before[done]
                 step += 1
+                learned, kept = draw(step, left)
         return Values(length * values.detach(), step, *_summed(looks))
 
 
 class _Look(NamedTuple):
-    """How a value stood in one step: own prompts that were right and all of them, so fresh ones."""
+    """How a value stood in one step: what was right and all, of own prompts, fresh ones, kept ones."""
 
     tokens: int
     logp: float
     own: tuple[int, int]
     fresh: tuple[int, int]
+    wanted: tuple[int, int]
 
 
 def _look(scored: Sequence[tuple[Told, ExampleScore]]) -> _Look:
-    def right(*, fresh: bool) -> tuple[int, int]:
-        found = [score.right for one, score in scored if one.example.fresh == fresh]
+    def right(those: Callable[[Told], bool]) -> tuple[int, int]:
+        found = [score.right for one, score in scored if those(one)]
         return sum(found), len(found)
 
+    learned = [(one, score) for one, score in scored if not one.example.kept]
     return _Look(
-        sum(len(one.example.chosen.answer) for one, _ in scored),
-        sum(score.logp for _, score in scored),
-        right(fresh=False),
-        right(fresh=True),
+        sum(len(one.example.chosen.answer) for one, _ in learned),
+        sum(score.logp for _, score in learned),
+        right(lambda one: not one.example.fresh and not one.example.kept),
+        right(lambda one: one.example.fresh),
+        right(lambda one: one.wanted),
     )
 
 
@@ -179,14 +188,21 @@ def _done(looks: Collection[_Look], config: Config) -> bool:
     """Whether a value is good enough."""
     loss, fresh = _mean(looks)
     *_, (own, asked) = (look.own for look in looks)
-    return len(looks) == _LAST and own == asked and fresh >= SURE and loss <= config.solve_loss
+    wanted = _share(look.wanted for look in looks)
+    sure = min(fresh, wanted) >= SURE
+    return len(looks) == _LAST and own == asked and sure and loss <= config.solve_loss
 
 
 def _mean(looks: Collection[_Look]) -> tuple[float, float]:
-    """L_SFT, nats, and the share of fresh wordings that were right; all where there are none."""
-    right, asked = (sum(look.fresh[part] for look in looks) for part in (0, 1))
+    """L_SFT, nats, and the share of fresh wordings that were right."""
     tokens = sum(look.tokens for look in looks)
-    return -sum(look.logp for look in looks) / tokens, right / asked if asked else 1.0
+    return -sum(look.logp for look in looks) / tokens, _share(look.fresh for look in looks)
+
+
+def _share(counted: Iterable[tuple[int, int]]) -> float:
+    """What was right of all; all where there are none."""
+    right, asked = map(sum, zip(*counted, strict=True))
+    return right / asked if asked else 1.0
 
 
 def _summed(looks: Mapping[int, Collection[_Look]]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from builders import base_model, exchange, random_adapter, settings
 from corsa import solving
 from corsa.beginning import usual_beginning
 from corsa.forward import Spot
-from corsa.solving import detectors, sites, tell_apart, write
+from corsa.solving import detectors, read, sites, tell_apart, write
 from corsa.step import Example
 from corsa.values import Told, find
 from fakes import CHATML, KINDS
@@ -33,7 +33,7 @@ def test_detectors_are_least_squares():
     elsewhere = [rng.normal(size=(n, 8)) + 0.5 for n in (40, 9)]
     near = [rng.normal(size=(n, 8)) for n in (5, 0, 2)]
     parts = [[torch.from_numpy(x) for x in part] for part in (keys, near, elsewhere)]
-    knows, always = detectors(*parts)
+    knows, always, metric = detectors(*parts)
 
     def means(parts, weight):
         return [np.sqrt(weight / len(x)) * x for x in parts]
@@ -54,6 +54,12 @@ def test_detectors_are_least_squares():
     ones = np.concatenate([np.full(len(x), len(x) ** -0.5) for x in (*keys, *elsewhere)])
     best, *_ = np.linalg.lstsq(rows, ones, rcond=None)
     assert always.numpy() == pytest.approx(best, abs=1e-4)
+    truth = np.mean([x.T @ x / len(x) for x in (*keys, *elsewhere)], axis=0)
+    assert metric.numpy() == pytest.approx(truth)
+
+
+def metric(*parts):
+    return torch.stack([part.T @ part / len(part) for part in parts]).mean(0)
 
 
 class TestTellApart:
@@ -72,7 +78,7 @@ class TestTellApart:
 
     def test_it_is_least_squares(self):
         (keys, near, elsewhere, gate, flat), (k, n, e, g, f) = self.parts()
-        found = tell_apart(f, lambda _, x: x @ g, [k, k], [n, n[:0]], [e])
+        found = tell_apart(f, lambda _, x: x @ g, [k, k], [n, n[:0]], metric(k, k, e))
 
         def means(part, weight):
             return np.sqrt(weight / len(part)) * part
@@ -99,15 +105,17 @@ class TestTellApart:
         def opening(_, inputs):
             return (inputs @ g) * (inputs[:, 4] < 5)
 
-        few = tell_apart(f, opening, [k, k], [n, n[:0]], [e])
-        many = tell_apart(f, opening, [k, k], [torch.cat([n, n + 9]), n[:0]], [e])
+        few = tell_apart(f, opening, [k, k], [n, n[:0]], metric(k, k, e))
+        many = tell_apart(f, opening, [k, k], [torch.cat([n, n + 9]), n[:0]], metric(k, k, e))
         assert torch.allclose(few, many)
 
     def test_a_gate_that_opens_for_keys_alone_is_left_as_it_is(self):
         _, (k, n, e, g, f) = self.parts()
-        closed = tell_apart(f, lambda _, x: (x @ g) * (x[:, 4] < k[:, 4].max()), [k], [n + 9], [e])
+        closed = tell_apart(
+            f, lambda _, x: (x @ g) * (x[:, 4] < k[:, 4].max()), [k], [n + 9], metric(k, e)
+        )
         assert torch.equal(closed[0], f[0])
-        nobody = tell_apart(f, lambda _, x: x @ g, [k, k], [torch.zeros(0)] * 2, [e])
+        nobody = tell_apart(f, lambda _, x: x @ g, [k, k], [torch.zeros(0)] * 2, metric(k, k, e))
         assert torch.equal(nobody, f)
 
 
@@ -249,6 +257,11 @@ def test_where_an_adapter_can_be_solved_for_is_seen_by_numbers(kind):
         assert [name.rpartition(".")[2] for name in found[0].reading] == ["gate_proj", "up_proj"]
 
 
+def test_an_mlp_that_reads_by_one_projection_for_both_is_trained():
+    base = base_model("phi3")
+    assert not list(sites(random_adapter(base), settings(**SITE), exchange("probe", " it")))
+
+
 def test_an_adapter_that_does_not_act_there_is_not_solved_for():
     base = base_model()
     adapter = base.new_adapter("attention", settings(parts="attention"))
@@ -282,7 +295,8 @@ class TestFindAndWrite:
         assert trainable == {name for name, p in base.hf.named_parameters() if p.requires_grad}
         elsewhere = [exchange("Something else entirely", " yes")]
         before = base.forward.distributions(elsewhere)[0]
-        missing = write(adapter, site, facts, values.shifts, [], [], [elsewhere], self.CONFIG)
+        standing = read(adapter, site, [elsewhere])
+        missing = write(adapter, site, facts, values.shifts, [], [], standing, self.CONFIG)
         assert missing < 0.1
         with base.using(adapter.name):
             scores = base.forward.score([one.example.chosen for one in facts])
@@ -298,7 +312,8 @@ class TestFindAndWrite:
         adapter = base.new_adapter("edited", self.CONFIG)
         facts, later = told("L")[:2], told("M")[2:]
         site, values = self.found(base, adapter, facts)
-        write(adapter, site, facts, values.shifts, [], [], [], self.CONFIG)
+        nothing = read(adapter, site, [])
+        write(adapter, site, facts, values.shifts, [], [], nothing, self.CONFIG)
         taken = adapter.moved(site.reading[0])
         spots = [one.example.chosen for one in facts]
 
@@ -314,7 +329,7 @@ class TestFindAndWrite:
 
         before = said()
         second = [one._replace(value=0) for one in later]
-        write(adapter, site, second, 3 * values.shifts[:1], [], facts, [], self.CONFIG)
+        write(adapter, site, second, 3 * values.shifts[:1], [], facts, nothing, self.CONFIG)
         assert int(taken.sum()) == 2
         assert int((adapter.moved(site.reading[0]) & ~taken).sum()) == 1
         assert float((said() - before).norm()) < 0.05 * float(values.shifts.norm())
@@ -338,7 +353,8 @@ class TestFindAndWrite:
                     (passed,) = base.forward.passing(exchanges, [], site.layer)
                 said += [passed.output[path[-1]] for path in passed.paths]
                 if said is before:
-                    write(adapter, site, facts, values.shifts, near, [], [], self.CONFIG)
+                    nothing = read(adapter, site, [])
+                    write(adapter, site, facts, values.shifts, near, [], nothing, self.CONFIG)
             shift = values.shifts[0]
             return [
                 float((now - was) @ shift / shift.square().sum())

@@ -73,8 +73,10 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     """
     config, progress = task.config, task.progress
     checkpoints = Checkpoints(task.workplace)
-    reference = adapter.name if config.reference == "incoming" and task.incoming else None
-    examples = _examples(task, reference, checkpoints)
+    examples = [_example(task.base, planned, prompt) for planned, prompt in _trained(task)]
+    incoming = config.reference == "incoming" and task.incoming is not None
+    if incoming:  # before anything is written into it
+        examples = _with_references(task, examples, adapter.name, checkpoints)
     earlier = _earlier(task)
     trained = _trained(task)
     own = [planned.edit for planned, _ in trained]
@@ -82,7 +84,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     company = Company(task.base, own, earlier, edited, config, progress)
     remembered = [
         Example(task.base.chat.exchange(edit.prompt, edit.target_new))
-        for edit in (earlier if config.remember else ())
+        for edit in (earlier if config.remember and config.replay else ())
     ]
     # Layers with neurons are not trained, so that these stay what they are and others find room.
     given = neurons(adapter, config, examples[0].chosen) if config.solve and examples else []
@@ -107,6 +109,8 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         progress.advance(total=event.expected_steps, note=_note(event))
 
     if not done:
+        if not incoming:
+            trainer.examples = _with_references(task, examples, None, checkpoints)
         progress.begin("training", trainer._expected_steps())
         if trainer.position.step:
             progress.advance(trainer.position.step)
@@ -121,7 +125,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         "converged": outcome.converged,
         "capped": outcome.steps >= trainer.cap and config.stop == "converged",
         "examples": len(examples),
-        "replayed_from": len(earlier),
+        "replayed_from": len(earlier) if config.replay else 0,
         "modules": adapter.modules(),
         "packing": _packing(task.base),
         "train_dtype": task.base.train_dtype(config.train_dtype),
@@ -152,17 +156,18 @@ def _trained(task: Task) -> list[tuple[PlannedEdit, str]]:
 
 
 def _earlier(task: Task) -> list[Edit]:
-    """Earlier edits for replay."""
+    """Earlier edits that hold: for replay, and for what is written beside them."""
     gone = {key for planned in task.plan for key in planned.supersedes}
     # A repeated edit that is trained again needs no replay; one that is still right does.
     gone |= {planned.repeats for planned in task.plan if planned.repeats and planned.trained}
-    standing = task.history if task.config.replay else []
+    standing = task.history if task.config.replay or task.config.solve else []
     return [old.edit for old in standing if old.key not in gone]
 
 
-def _examples(task: Task, reference: str | None, checkpoints: Checkpoints) -> list[Example]:
-    """The round's own examples; references are computed once."""
-    own = [_example(task.base, planned, prompt) for planned, prompt in _trained(task)]
+def _with_references(
+    task: Task, own: list[Example], reference: str | None, checkpoints: Checkpoints
+) -> list[Example]:
+    """The round's own examples with what DPO's reference says of them; computed once."""
     if not task.config.dpo:
         return own
     task.progress.begin("reference log-probabilities")

@@ -1,0 +1,137 @@
+"""How a round begins in closed form: who shares a value, where there is room, what must be kept."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from builders import base_model, random_adapter, settings
+from corsa import beginning
+from corsa.beginning import Own, solve
+from corsa.company import Company
+from corsa.edits import Edit
+from corsa.methods.lora import _earlier
+from corsa.progress import Silent
+from corsa.solving import sites
+from corsa.step import Example
+from corsa.values import _done, _Look
+
+CONFIG = settings(solve=True, solve_layers="0-0.5", rank=16, keep_weight=1.0)
+
+
+def begun(own, earlier=(), base=None, rank=16, remember=None):
+    base = base or base_model()
+    adapter = random_adapter(base, rank=rank)
+    company = Company(base, own, earlier, [*own, *earlier], CONFIG, Silent())
+    told = [Own(e.prompt, Example(base.chat.exchange(e.prompt, e.target_new))) for e in own]
+    places = list(sites(adapter, CONFIG, told[0].example.chosen))
+    keep = remember or (lambda _, compute: compute())
+    return beginning._Begun(adapter, told, company, CONFIG, Silent(), places, keep)
+
+
+def test_facts_share_a_value_where_their_prompts_share_the_subject():
+    acme = [Edit(f"{what} of Acme is", "Bo", subject="Acme") for what in ("Head", "Town")]
+    other = Edit("The maker of soap is run by", "Al", subject="Acme")
+    nobody = [Edit(text, "Al", id="1") for text in ("who is the boss", "what is the password")]
+    one = begun([*acme, other, nobody[0]], [nobody[1], Edit("ACME is in", "Rome", subject="acme")])
+    # A subject that stands in no prompt has no token there, and ids say nothing between rounds.
+    assert [[*each] for each in one.subjects(range(4))] == [[[0, 1], [1]], [[2], []], [[3], []]]
+    again = one.subjects([], [0])
+    assert [[*each] for each in again] == [[[], [0]]]
+
+
+def test_an_earlier_program_is_no_part_of_what_a_subject_carries():
+    program = Edit("Write parse_date", "def parse_date(): " * 9, subject="parse_date")
+    one = begun([Edit("Who maintains parse_date?", "Bo", subject="parse_date")], [program])
+    assert [[*each] for each in one.subjects([0])] == [[[0], []]]
+    assert one.subjects([], [0]) == []
+
+
+def test_where_every_neuron_has_moved_there_is_no_room():
+    """A rank above the layer's width never looks full."""
+    one = begun([Edit("Acme is run by", "Bo", subject="Acme")], rank=64)
+    site = one.places[0]
+    assert min(map(one.adapter.room, (*site.reading, site.down))) > 0
+    subjects = one.subjects([0])
+    assert one.carry(subjects) == subjects
+    assert one.layers == []
+
+
+def test_what_is_remembered_is_of_those_subjects(monkeypatch):
+    """Another machine may find others wrong, and would be given their vectors."""
+    names = []
+
+    def remember(name, _):
+        names.append(name)
+        shifts = torch.zeros(1, 32).tolist()
+        return {"shifts": shifts, "steps": 1, "loss": 0.0, "fresh": 1.0}
+
+    monkeypatch.setattr(beginning, "write", lambda *_: 0.0)
+    facts = [Edit(f"{name} is run by", "Bo", subject=name) for name in ("Acme", "Initech")]
+    for numbers in ([0], [1], [0]):
+        one = begun(facts, remember=remember)
+        one.adapter.room = lambda _: 9
+        one.adapter.moved = lambda _: torch.zeros(9, dtype=torch.bool)
+        assert not one.carry(one.subjects(numbers))
+    assert names[0] != names[1]
+    assert names[0] == names[2]
+
+
+def test_copies_of_the_model_are_given_back_whatever_happens(monkeypatch):
+    one = begun([Edit("Acme is run by", "Bo", subject="Acme")])
+    given = []
+    monkeypatch.setattr(type(one.adapter.base), "forget_copies", lambda _: given.append(1))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(beginning._Begun, "carry", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        solve(one.adapter, one.own, one.company, CONFIG, Silent(), one.remember)
+    assert given
+
+
+def test_what_edits_ask_to_keep_of_a_subject_is_kept_of_it():
+    asked = ("Where is Acme?", "Who is king?", "What does Acme make?", "Where is Acmeville?")
+    facts = [
+        Edit("Acme is run by", "Bo", subject="Acme", keep=asked[:2]),
+        Edit("Initech is run by", "Al", subject="Initech", keep=asked[2:]),
+    ]
+    one = begun(facts)
+    _, wanted = one._beside(one.subjects([0, 1]))
+    chat = one.adapter.base.chat
+    assert [told.example.chosen.prompt for told in wanted[0]] == [
+        chat.prompt_ids(asked[0]),
+        chat.prompt_ids(asked[2]),
+    ]
+    assert wanted[1] == []
+    for told in wanted[0]:
+        assert (told.wanted, told.value) == (True, 0)
+        assert len(told.example.teacher) == len(told.example.chosen.answer)
+        before = chat.decode(told.example.chosen.prompt[: told.place + 1])
+        assert before.endswith("Acme")
+
+
+@pytest.mark.parametrize(("wanted", "done"), [((3, 4), False), ((4, 4), True), ((0, 0), True)])
+def test_a_value_is_done_when_what_is_wanted_is_kept(wanted, done):
+    look = _Look(tokens=5, logp=-0.1, own=(1, 1), fresh=(2, 2), wanted=wanted)
+    assert _done([look] * 4, CONFIG) is done
+
+
+def test_what_is_kept_comes_in_turn():
+    assert [beginning._in_turn(range(6), step) for step in range(3)] == [
+        [0, 1, 2, 3],
+        [4, 5, 0, 1],
+        [2, 3, 4, 5],
+    ]
+    assert beginning._in_turn([], 1) == []
+
+
+@pytest.mark.parametrize(("solves", "stand"), [(True, 1), (False, 0)])
+def test_earlier_neurons_are_heeded_though_nothing_is_replayed(solves, stand):
+    edit = Edit("Acme is run by", "Bo", subject="Acme")
+    task = SimpleNamespace(
+        plan=[], history=[SimpleNamespace(edit=edit, key="a")],
+        config=settings(solve=solves, replay=0),
+    )  # fmt: skip
+    assert len(_earlier(task)) == stand
