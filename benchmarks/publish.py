@@ -144,7 +144,11 @@ def page(results: Path, docs: Path) -> None:
         raise click.ClickException(str(error)) from error
     if not folders:
         raise click.ClickException(f"{results} holds no runs: add some first")
-    write_atomically(docs / "results.md", "\n\n".join(parts) + "\n")
+    text = "\n\n".join(parts) + "\n"
+    write_atomically(docs / "results.md", text)
+    for figure in (docs / "results").glob("*/*.png"):  # of another page, once
+        if figure.relative_to(docs).as_posix() not in text:
+            figure.unlink()
     click.echo(f"{docs / 'results.md'}: {', '.join(folder.name for folder in folders)}")
 
 

@@ -362,8 +362,12 @@ def test_the_page_has_both_blocks_their_figures_and_what_is_missing(tmp_path):
             assert figure.read_bytes().startswith(b"\x89PNG")
     assert text.count("![") == 8
     again = (docs / "results.md").read_bytes()
+    of_another_page = figure.with_name("once.png")
+    of_another_page.write_bytes(b"")
     script("page", "--results", results, "--docs", docs)
     assert (docs / "results.md").read_bytes() == again
+    assert figure.exists()
+    assert not of_another_page.exists()
 
 
 def test_a_fault_of_the_script_is_one_line(tmp_path):
