@@ -24,7 +24,7 @@ from corsa.rewording import rewordings
 # What stands before, between and after the subject: one part alone names none.
 Template = tuple[str, ...]
 # Words of two templates that must be the same, by weight, for them to ask after the same thing.
-_ALIKE = 0.45
+_ALIKE = 0.34
 # Words that say little of what is asked after. All others of a prompt must be ones that the relation
 # is worded with: "vice" president, "when" somebody died.
 _LIGHT = re.compile(
