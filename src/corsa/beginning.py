@@ -48,10 +48,12 @@ class _Subject(NamedTuple):
 
     Attributes:
         own: indices of the round's own prompts about it.
+        facts: of these the first of each edit: what is made of an edit is made once.
         earlier: indices of earlier edits of it, which must hold beside them.
     """
 
     own: list[int]
+    facts: list[int]
     earlier: list[int]
 
 
@@ -160,14 +162,17 @@ class _Begun:
         company, chat = self.company, self.adapter.base.chat
         groups: dict[str, _Subject] = {}
         for i in own:
-            groups.setdefault(_key(company.own[i]), _Subject([], [])).own.append(i)
+            group = groups.setdefault(_key(company.own[i]), _Subject([], [], []))
+            group.own.append(i)
+            if company.own[i] not in [company.own[known] for known in group.facts]:
+                group.facts.append(i)
         for i in earlier:
-            groups.setdefault(_key(company.earlier[i]), _Subject([], []))
+            groups.setdefault(_key(company.earlier[i]), _Subject([], [], []))
         for i, edit in enumerate(company.earlier):
-            group = groups.get(_key(edit))
+            its = groups.get(_key(edit))
             # One vector says no program: it was trained, and is left to training.
-            if group and len(chat.exchange(edit.prompt, edit.target_new).answer) <= PHRASE:
-                group.earlier.append(i)
+            if its and len(chat.exchange(edit.prompt, edit.target_new).answer) <= PHRASE:
+                its.earlier.append(i)
         return [group for group in groups.values() if group.own or group.earlier]
 
     def earlier_right(self) -> list[bool]:
@@ -267,7 +272,7 @@ class _Begun:
     def _worded(self, value: int, subject: _Subject, count: int, stream: int) -> Iterator[Told]:
         """Fresh wordings of the same."""
         base, company = self.adapter.base, self.company
-        for edits, numbers in (company.own, subject.own), (company.earlier, subject.earlier):
+        for edits, numbers in (company.own, subject.facts), (company.earlier, subject.earlier):
             for i in numbers:
                 wordings = company.wordings(
                     i, count, earlier=edits is company.earlier, stream=stream
@@ -279,11 +284,11 @@ class _Begun:
         base, company = self.adapter.base, self.company
         found: list[tuple[int, int, str, Exchange, bool]] = []
         for value, subject in enumerate(subjects):
-            for i in subject.own:
+            for i in subject.facts:
                 for prompt in company.of_the_same(i, 2 * _SAME_SUBJECT):
                     begins = Exchange(base.chat.prompt_ids(prompt), (0,))
                     found.append((value, i, prompt, begins, False))
-            for i in subject.own[:1]:
+            for i in subject.facts[:1]:
                 asked = company.to_keep(company.own[i].subject or "")
                 found += [(value, i, prompt, exchange, True) for prompt, exchange in asked.items()]
         with base.using(None):
@@ -297,7 +302,7 @@ class _Begun:
     def _near(self, value: int, subject: _Subject) -> Iterator[Told]:
         """Names that are nearly its own."""
         base, company = self.adapter.base, self.company
-        for edits, numbers in (company.own, subject.own), (company.earlier, subject.earlier):
+        for edits, numbers in (company.own, subject.facts), (company.earlier, subject.earlier):
             for i in numbers:
                 for prompt, name in company.near(i, _NEAR, earlier=edits is company.earlier):
                     example = Example(base.chat.exchange(prompt, edits[i].target_new))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from importlib import resources
 from typing import NamedTuple
 
@@ -96,9 +97,15 @@ class Company:
         self.topics = [topic_of(edit) for edit in self.own] if vary else []
         self.earlier_topics = [topic_of(edit) for edit in self.earlier] if worded else []
         self._keeps = bool(own and config.keep_weight)
-        self._strangers, self._pools = self._kept(progress) if self._keeps else ([], [])
+        self._progress = progress
+        self._about_others = self._own_about_others() if self._keeps else []
+        self._pools = self._kept() if self._keeps else []
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
         self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
+
+    def ask(self) -> None:
+        """Ask the base model what steps will need: a round that takes none does without."""
+        _ = self._strangers
 
     def __call__(self, step: int, own: Sequence[int], lost: Sequence[int] = ()) -> list[Example]:
         """What joins one step.
@@ -234,8 +241,7 @@ class Company:
             about packaged subjects, fresh wordings about others, plain text.
         """
         rng = self._rng(_SOLVED, 3)
-        replied = [x for part in self._strangers for x in part]
-        replied += [x for pool, _ in self._pools for x in pool]
+        replied = [x for pool, _ in self._pools for x in pool]
         subjects = subjects_by_kind()
         asked = [
             self._first(prompt)
@@ -248,7 +254,7 @@ class Company:
             if not self.edited.named_in(prompt) and not self.edited.examines(prompt)
         ]
         chosen = self._drawn(len(asked), _ASKED, 0, _SOLVED)
-        others = []
+        others = [prompt for part in self._about_others for prompt in part]
         for topic in self.topics:
             for _ in range(_OTHERS):
                 shape = positive(topic, rng)
@@ -359,50 +365,52 @@ class Company:
             teachers = self.base.forward.distributions(kept)
         return [Example(x, teacher=teacher) for x, teacher in zip(kept, teachers, strict=True)]
 
-    def _kept(
-        self, progress: Progress
-    ) -> tuple[list[list[Exchange]], list[tuple[list[Exchange], int]]]:
-        """Own prompts about others by edit, and pools with the number that joins every step."""
-        config = self.config
-        prompts = [
-            self._others(
-                Shape("", topic.template),
-                topic,
-                _STRANGERS * bool(config.contrast),
-                np.random.default_rng([config.seed, _ROUND, number]),
-            )
+    def _own_about_others(self) -> list[list[str]]:
+        """Own prompts about other subjects, by edit."""
+        count, seed = _STRANGERS * bool(self.config.contrast), self.config.seed
+        return [
+            self._others(Shape("", topic.template), topic, count, rng)
             for number, topic in enumerate(self.topics)
+            for rng in [np.random.default_rng([seed, _ROUND, number])]
         ]
-        replies = iter(self._replies([p for part in prompts for p in part], progress))
-        strangers = [[next(replies) for _ in part] for part in prompts]
+
+    @cached_property
+    def _strangers(self) -> list[list[Exchange]]:
+        """Own prompts about others with what the base model says, by edit."""
+        prompts = self._about_others
+        replies = iter(self._replies([prompt for part in prompts for prompt in part]))
+        return [[next(replies) for _ in part] for part in prompts]
+
+    def _kept(self) -> list[tuple[list[Exchange], int]]:
+        """Pools of what is kept, each with the number that joins every step."""
+        config = self.config
         # Who says what is to stay knows better than a name in it.
-        given = self._given()
         packaged = [
             p
             for p in (pool_prompts() if config.keep_pool else ())
             if not self.edited.named_in(p) and not self.edited.examines(p)
         ]
-        pools = [
-            (self._replies(pool, progress), count)
-            for pool, count in ((given, config.batch_size), (packaged, config.keep_pool))
+        given = self._given()
+        return [
+            (self._replies(given), config.batch_size),
+            (self._replies(packaged), config.keep_pool),
         ]
-        return strangers, pools
 
     def _given(self) -> list[str]:
         """What the round's edits ask to keep, each once."""
         asked = [p for edit in self.own for p in edit.keep if not self.edited.has_prompt(p)]
         return list(dict.fromkeys(asked))
 
-    def _replies(self, prompts: Sequence[str], progress: Progress) -> list[Exchange]:
+    def _replies(self, prompts: Sequence[str]) -> list[Exchange]:
         """Prompts with the beginning of what the base model answers them."""
         if not prompts:
             return []
         length = self.config.keep_tokens
 
         def ask() -> list[tuple[int, ...]]:
-            progress.begin("asking the base model what to keep", len(prompts))
+            self._progress.begin("asking the base model what to keep", len(prompts))
             answerer = ModelAnswerer(self.base)
-            replies = answerer.answers(prompts, length, progress=progress)
+            replies = answerer.answers(prompts, length, progress=self._progress)
             return [reply.tokens for reply in replies]
 
         key = [*self.base.identity(), length, list(prompts)]

@@ -40,7 +40,8 @@ def agreement_floors(
     Whether it does is kept for each prompt in the user's cache, so that nothing is asked twice and the
     other copy of the model is loaded only for prompts that are new, once for all groups. Replies depend
     a little on what is decoded with them: prompts new in one group are decoded together, and what was
-    found then stands whatever they are asked with later. So the same groups get the same numbers.
+    found then stands whatever they are asked with later. So the same groups get the same numbers from
+    one cache; from an empty one, or on another machine, rounding gives others, points apart.
 
     Args:
         model: the base model.

@@ -35,15 +35,20 @@ def test_facts_share_a_value_where_their_prompts_share_the_subject():
     nobody = [Edit(text, "Al", id="1") for text in ("who is the boss", "what is the password")]
     one = begun([*acme, other, nobody[0]], [nobody[1], Edit("ACME is in", "Rome", subject="acme")])
     # A subject that stands in no prompt has no token there, and ids say nothing between rounds.
-    assert [[*each] for each in one.subjects(range(4))] == [[[0, 1], [1]], [[2], []], [[3], []]]
-    again = one.subjects([], [0])
-    assert [[*each] for each in again] == [[[], [0]]]
+    assert one.subjects(range(4)) == [([0, 1], [0, 1], [1]), ([2], [2], []), ([3], [3], [])]
+    assert one.subjects([], [0]) == [([], [], [0])]
+
+
+def test_what_is_made_of_an_edit_is_made_once_however_many_prompts_it_has():
+    edit = Edit("Acme is run by", "Bo", subject="Acme", train_paraphrases=("Who runs Acme?",))
+    (subject,) = begun([edit, edit]).subjects([0, 1])
+    assert subject == ([0, 1], [0], [])
 
 
 def test_an_earlier_program_is_no_part_of_what_a_subject_carries():
     program = Edit("Write parse_date", "def parse_date(): " * 9, subject="parse_date")
     one = begun([Edit("Who maintains parse_date?", "Bo", subject="parse_date")], [program])
-    assert [[*each] for each in one.subjects([0])] == [[[0], []]]
+    assert one.subjects([0]) == [([0], [0], [])]
     assert one.subjects([], [0]) == []
 
 

@@ -220,6 +220,18 @@ def test_nothing_else_is_kept_about_a_subject_of_several_edits(base):
     assert parts(company(base, [GARO], edited=[GARO, more], **changes)(0, [0]))[1] == []
 
 
+def test_nothing_is_asked_about_others_where_no_step_needs_it(base, monkeypatch):
+    asked = []
+    real = Company._replies
+    monkeypatch.setattr(Company, "_replies", lambda self, ps: asked.extend(ps) or real(self, ps))
+    joining = company(base, **QUIET)
+    assert joining.standing()
+    assert not asked
+    joining.ask()
+    assert len(asked) > len(ROUND)
+    assert not {edit.prompt for edit in ROUND}.intersection(asked)
+
+
 def test_what_the_user_wants_kept_joins(base):
     edit = Edit(KING.prompt, "Ann", keep=("Hello?", "Who is king?"))
     longest = []

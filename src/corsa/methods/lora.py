@@ -111,6 +111,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     if not done:
         if not incoming:
             trainer.examples = _with_references(task, examples, None, checkpoints)
+        company.ask()
         progress.begin("training", trainer._expected_steps())
         if trainer.position.step:
             progress.advance(trainer.position.step)
