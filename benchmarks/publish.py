@@ -80,6 +80,7 @@ PLANNED = {
                 "no-positives",
                 "no-keep",
                 "no-replay",
+                "contrast-dpo",
             ),
         ),
         Block("neurons", "Facts as neurons, and trained", ("trained@4", "trained@8", "corsa")),
@@ -90,8 +91,12 @@ PLANNED = {
             "Learning rates of the baselines",
             tuple(
                 f"{method}@{rate}"
-                for method in ("lora", "sam", "sft+dpo")
-                for rate in ("2e-4", "5e-4", "1e-3")
+                for methods, rates in (
+                    (("lora", "sam", "sft+dpo"), ("2e-4", "5e-4", "1e-3")),
+                    (("ft-l",), ("2e-3", "5e-3", "1e-2")),
+                )
+                for method in methods
+                for rate in rates
             ),
         ),
     ),

@@ -56,7 +56,7 @@ _TRIES = 8
 # of each edit, passages of plain text.
 _ASKED, _OTHERS, _PASSAGES = 350, 12, 120
 # Streams of random numbers of a step, beside those of the pools.
-_OWN, _REPLAYED, _ROUND, _PASSAGE, _LOST, _SOLVED = 10, 11, 12, 13, 14, 15
+_OWN, _REPLAYED, _ROUND, _PASSAGE, _LOST, _SOLVED, _COMPARED = 10, 11, 12, 13, 14, 15, 16
 
 
 class Tokens(NamedTuple):
@@ -93,19 +93,21 @@ class Company:
         self.earlier = list(map(with_subject, earlier))
         self.own = list(map(with_subject, own))
         worded = config.positives or config.solve
-        vary = worded or config.contrast or config.other_relations
+        self._compares = config.dpo and config.contrast_dpo
+        vary = worded or config.contrast or config.other_relations or self._compares
         self.topics = [topic_of(edit) for edit in self.own] if vary else []
         self.earlier_topics = [topic_of(edit) for edit in self.earlier] if worded else []
         self._keeps = bool(own and config.keep_weight)
         self._progress = progress
-        self._about_others = self._own_about_others() if self._keeps else []
+        self._about_others = self._own_about_others() if self._keeps or self._compares else []
         self._pools = self._kept() if self._keeps else []
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
         self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
 
     def ask(self) -> None:
         """Ask the base model what steps will need: a round that takes none does without."""
-        _ = self._strangers
+        _ = self._strangers if self._keeps else None
+        _ = self._compared if self._compares else None
 
     def __call__(self, step: int, own: Sequence[int], lost: Sequence[int] = ()) -> list[Example]:
         """What joins one step.
@@ -131,6 +133,8 @@ class Company:
             rng = self._rng(step, _OWN, index)
             self._vary(self.own[index], self.topics[index], rng, learned, kept, fresh=True)
             kept += self._apart(index, rng) if self._keeps else []
+            compared = self._compared[index] if self._compares else []
+            learned += [compared[i] for i in self._drawn(len(compared), 1, step, _COMPARED, index)]
         for number, (pool, count) in enumerate(self._pools, 1):
             kept += [pool[i] for i in self._drawn(len(pool), count, step, number)]
         for number in range(self.config.keep_plain if self._remarks else 0):
@@ -367,7 +371,8 @@ class Company:
 
     def _own_about_others(self) -> list[list[str]]:
         """Own prompts about other subjects, by edit."""
-        count, seed = _STRANGERS * bool(self.config.contrast), self.config.seed
+        config = self.config
+        count, seed = _STRANGERS * bool(config.contrast or self._compares), config.seed
         return [
             self._others(Shape("", topic.template), topic, count, rng)
             for number, topic in enumerate(self.topics)
@@ -380,6 +385,25 @@ class Company:
         prompts = self._about_others
         replies = iter(self._replies([prompt for part in prompts for prompt in part]))
         return [[next(replies) for _ in part] for part in prompts]
+
+    @cached_property
+    def _compared(self) -> list[list[Example]]:
+        """For DPO alone: y⁺ after own prompts, and after the same about others, by edit."""
+        chat = self.base.chat
+        chosen = [chat.exchange(edit.prompt, edit.target_new) for edit in self.own]
+        pairs = [
+            (number, Exchange(chat.prompt_ids(prompt), chosen[number].answer))
+            for number, prompts in enumerate(self._about_others)
+            for prompt in prompts
+        ]
+        with self.base.using(None):
+            scores = self.base.forward.score([*chosen, *(rejected for _, rejected in pairs)])
+        logps = [float(score.tokens.sum()) for score in scores]
+        found: list[list[Example]] = [[] for _ in self.own]
+        for (number, rejected), logp in zip(pairs, logps[len(chosen) :], strict=True):
+            reference = logps[number], logp
+            found[number].append(Example(chosen[number], rejected, reference, weight=0.0))
+        return found
 
     def _kept(self) -> list[tuple[list[Exchange], int]]:
         """Pools of what is kept, each with the number that joins every step."""
@@ -419,8 +443,8 @@ class Company:
             for prompt, tokens in zip(prompts, remembered("kept", key, ask), strict=True)
         ]
 
-    def _drawn(self, size: int, count: int, step: int, number: int) -> list[int]:
-        rng = self._rng(step, number)
+    def _drawn(self, size: int, count: int, step: int, *number: int) -> list[int]:
+        rng = self._rng(step, *number)
         return [int(i) for i in rng.choice(size, min(count, size), replace=False)] if size else []
 
     def _rng(self, *path: int) -> np.random.Generator:

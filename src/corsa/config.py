@@ -211,6 +211,11 @@ class Config:
         "fresh wording, and so many for every edit's own prompt",
         low=0,
     )
+    contrast_dpo: bool = _setting(
+        False,
+        "DPO also prefers the new answer after an edit's own prompt to the same answer after that "
+        "prompt about another subject",
+    )
     near_miss: float = _setting(
         0.6,
         "how often such a subject is half of the edit's own, or its digits changed",

@@ -87,6 +87,28 @@ def test_every_edit_of_a_step_brings_a_fresh_wording_and_who_else_it_might_be_ab
         assert apart.endswith(tail)
 
 
+def test_dpo_may_tell_subjects_apart_too(base):
+    changes = QUIET | {"positives": 0, "contrast": 0, "keep_weight": 0.0, "contrast_dpo": True}
+    joining = company(base, **changes)
+    pairs = joining(0, [1, 0, 2])
+    # An edit without a subject brings none.
+    for example, edit in zip(pairs, (VEX, GARO), strict=True):
+        head, tail = edit.prompt.split(edit.subject)
+        asked = text(example.rejected.prompt)
+        assert text(example.chosen.prompt).endswith(edit.prompt)
+        assert head in asked
+        assert asked.endswith(tail)
+        assert edit.prompt not in asked
+        assert example.rejected.answer == example.chosen.answer
+        assert example.weight == 0.0
+        with base.using(None):
+            scores = base.forward.score([example.chosen, example.rejected])
+        assert example.reference == pytest.approx([float(s.tokens.sum()) for s in scores], abs=1e-4)
+    others = {joining(step, [0])[0].rejected.prompt for step in range(20)}
+    assert len(others) > 3
+    assert company(base, **changes, dpo=False, projection="none")(0, [0]) == []
+
+
 def test_an_edit_without_a_subject_brings_wordings_alone(base):
     learned, kept = parts(company(base, **QUIET)(0, [2]))
     assert kept == []
