@@ -71,7 +71,6 @@ class PrefixTree:
         members: nodes of each block beyond the trunk.
         paths: for each exchange the nodes of all that is read of it, in order.
         rows: for each exchange the nodes whose logits predict its answer tokens, each of shape (T,).
-        targets: for each exchange its answer tokens, each of shape (T,).
     """
 
     tokens: Tensor
@@ -81,7 +80,6 @@ class PrefixTree:
     members: tuple[tuple[int, ...], ...]
     paths: tuple[tuple[int, ...], ...]
     rows: tuple[Tensor, ...]
-    targets: tuple[Tensor, ...]
 
     @cached_property
     def ancestors(self) -> Tensor:
@@ -153,7 +151,6 @@ def build_tree(exchanges: Sequence[Exchange], device: torch.device | str = "cpu"
         rows=tuple(
             torch.tensor(path[at:], device=device) for path, at in zip(paths, begin, strict=True)
         ),
-        targets=tuple(torch.tensor(answer, device=device) for _, answer in exchanges),
     )
 
 

@@ -30,7 +30,6 @@ def test_a_tree_worked_by_hand():
     assert tree.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert tree.positions.tolist() == [0, 1, 2, 3, 4, 4, 2, 3]
     assert [row.tolist() for row in tree.rows] == [[2, 3, 4], [2, 3, 5], [6, 7]]
-    assert [target.tolist() for target in tree.targets] == [[4, 5, 9], [4, 6, 9], [8, 9]]
     seen = [row.nonzero().flatten().tolist() for row in tree.ancestors]
     assert seen == [
         [0],
@@ -53,8 +52,8 @@ def all_exchanges():
 def test_each_answer_token_is_predicted_from_exactly_what_stands_before_it():
     exchanges = all_exchanges()
     tree = build_tree(exchanges)
-    for (prompt, answer), rows, targets in zip(exchanges, tree.rows, tree.targets, strict=True):
-        assert targets.tolist() == list(answer)
+    for (prompt, answer), rows in zip(exchanges, tree.rows, strict=True):
+        assert len(rows) == len(answer)
         for count, row in enumerate(rows):
             assert path_to(tree, row) == [*prompt, *answer[:count]]
 
