@@ -468,6 +468,7 @@ def usual_tokens(config: Config, own: int, earlier: int, prompt: float, answer: 
     worded = config.positives * (own + replayed)
     alike = prompt + _REMARK_TOKENS
     learned = worded * (alike + min(answer, _WORDED_TOKENS)) + replayed * (prompt + answer)
+    learned += own * (prompt + answer) * (config.dpo and config.contrast_dpo)
     kept = 0.0
     if config.keep_weight:
         kept += config.contrast * (worded * (alike + 1) + own * (prompt + config.keep_tokens))
