@@ -93,13 +93,13 @@ class Company:
         self.earlier = list(map(with_subject, earlier))
         self.own = list(map(with_subject, own))
         worded = config.positives or config.solve
-        self._compares = config.dpo and config.contrast_dpo
-        vary = worded or config.contrast or config.other_relations or self._compares
+        pairs = config.contrast_dpo
+        vary = worded or config.contrast or config.other_relations or pairs
         self.topics = [topic_of(edit) for edit in self.own] if vary else []
         self.earlier_topics = [topic_of(edit) for edit in self.earlier] if worded else []
         self._keeps = bool(own and config.keep_weight)
         self._progress = progress
-        self._about_others = self._own_about_others() if self._keeps or self._compares else []
+        self._about_others = self._own_about_others() if self._keeps or pairs else []
         self._pools = self._kept() if self._keeps else []
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
         self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
@@ -107,7 +107,7 @@ class Company:
     def ask(self) -> None:
         """Ask the base model what steps will need: a round that takes none does without."""
         _ = self._strangers if self._keeps else None
-        _ = self._compared if self._compares else None
+        _ = self._compared if self.config.contrast_dpo else None
 
     def __call__(self, step: int, own: Sequence[int], lost: Sequence[int] = ()) -> list[Example]:
         """What joins one step.
@@ -133,7 +133,7 @@ class Company:
             rng = self._rng(step, _OWN, index)
             self._vary(self.own[index], self.topics[index], rng, learned, kept, fresh=True)
             kept += self._apart(index, rng) if self._keeps else []
-            compared = self._compared[index] if self._compares else []
+            compared = self._compared[index] if self.config.contrast_dpo else []
             learned += [compared[i] for i in self._drawn(len(compared), 1, step, _COMPARED, index)]
         for number, (pool, count) in enumerate(self._pools, 1):
             kept += [pool[i] for i in self._drawn(len(pool), count, step, number)]
@@ -372,7 +372,7 @@ class Company:
     def _own_about_others(self) -> list[list[str]]:
         """Own prompts about other subjects, by edit."""
         config = self.config
-        count, seed = _STRANGERS * bool(config.contrast or self._compares), config.seed
+        count, seed = _STRANGERS * bool(config.contrast or config.contrast_dpo), config.seed
         return [
             self._others(Shape("", topic.template), topic, count, rng)
             for number, topic in enumerate(self.topics)
@@ -396,6 +396,7 @@ class Company:
             for number, prompts in enumerate(self._about_others)
             for prompt in prompts
         ]
+        pairs = [(number, rejected) for number, rejected in pairs if self._fits(rejected)]
         with self.base.using(None):
             scores = self.base.forward.score([*chosen, *(rejected for _, rejected in pairs)])
         logps = [float(score.tokens.sum()) for score in scores]
@@ -468,7 +469,7 @@ def usual_tokens(config: Config, own: int, earlier: int, prompt: float, answer: 
     worded = config.positives * (own + replayed)
     alike = prompt + _REMARK_TOKENS
     learned = worded * (alike + min(answer, _WORDED_TOKENS)) + replayed * (prompt + answer)
-    learned += own * (prompt + answer) * (config.dpo and config.contrast_dpo)
+    learned += own * (prompt + answer) * config.contrast_dpo
     kept = 0.0
     if config.keep_weight:
         kept += config.contrast * (worded * (alike + 1) + own * (prompt + config.keep_tokens))

@@ -292,6 +292,8 @@ class Config:
                 f"projection={self.projection} needs two losses and only "
                 f"{'sft' if self.sft else 'dpo'} is on: set projection=none, or switch both on"
             )
+        if self.contrast_dpo and not self.dpo:
+            raise ConfigError("contrast_dpo=true needs dpo=true: switch it on, or leave it out")
         self.layers_between()
         self.solve_between()
         if self.dropout >= 1:

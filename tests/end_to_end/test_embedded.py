@@ -139,7 +139,7 @@ def test_packed_gradients_are_no_farther_from_float64_than_padded_ones():
 @pytest.mark.timeout(600)
 def test_an_estimate_counts_about_what_really_joins_a_step():
     """A dry run says how long a round takes by this count; lengths are those of real tokens."""
-    config = make_config({"replay": 2, "other_relations": 0.0, "contrast_dpo": True})
+    config = make_config({"replay": 2, "other_relations": 0.0})
     model = load_model("smollm2", config)
     own, earlier = ([Edit.from_record(r) for r in part] for part in (EIGHT[:6], EIGHT[6:] + ONE))
     company = Company(model, own, earlier, [*own, *earlier], config, Silent())
@@ -148,9 +148,8 @@ def test_an_estimate_counts_about_what_really_joins_a_step():
     trunk = shared_beginning([x.prompt for x in exchanges])
 
     def read(kept):
-        # What is preferred to a rejected answer is read as the edit's own example already.
-        joined = (e.rejected or e.chosen for step in steps for e in step if e.kept is kept)
-        lengths = (max(0, len(x.prompt) - trunk) + len(x.answer) for x in joined)
+        joined = (e for step in steps for e in step if e.kept is kept)
+        lengths = (max(0, len(e.chosen.prompt) - trunk) + len(e.chosen.answer) for e in joined)
         return sum(lengths) / len(steps)
 
     lengths = ([len(x.prompt) - trunk for x in exchanges], [len(x.answer) for x in exchanges])

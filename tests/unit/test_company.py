@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from builders import base_model, random_adapter, settings
-from corsa.company import Company, pool_prompts
+from corsa.company import Company, pool_prompts, usual_tokens
 from corsa.edits import Edit, Probe
 from corsa.matching import contains
 from corsa.progress import Silent
@@ -87,7 +87,7 @@ def test_every_edit_of_a_step_brings_a_fresh_wording_and_who_else_it_might_be_ab
         assert apart.endswith(tail)
 
 
-def test_dpo_may_tell_subjects_apart_too(base):
+def test_dpo_may_tell_subjects_apart_too(base, monkeypatch):
     changes = QUIET | {"positives": 0, "contrast": 0, "keep_weight": 0.0, "contrast_dpo": True}
     joining = company(base, **changes)
     pairs = joining(0, [1, 0, 2])
@@ -106,7 +106,17 @@ def test_dpo_may_tell_subjects_apart_too(base):
         assert example.reference == pytest.approx([float(s.tokens.sum()) for s in scores], abs=1e-4)
     others = {joining(step, [0])[0].rejected.prompt for step in range(20)}
     assert len(others) > 3
-    assert company(base, **changes, dpo=False, projection="none")(0, [0]) == []
+    with monkeypatch.context() as short:
+        short.setattr(type(base), "context_length", property(lambda _: 1))
+        assert company(base, **changes)(0, [0]) == []
+
+
+def test_an_estimate_counts_what_dpo_tells_apart():
+    without, beside = (
+        usual_tokens(settings(contrast_dpo=on), 4, 0, 10.0, 3.0) for on in (False, True)
+    )
+    assert beside.learned - without.learned == 4 * (10 + 3)
+    assert beside.kept == without.kept
 
 
 def test_an_edit_without_a_subject_brings_wordings_alone(base):

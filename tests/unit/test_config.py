@@ -128,6 +128,10 @@ def test_values_may_be_typed_on_a_command_line(typed, read):
         ({"sft": False, "dpo": False}, "leave nothing to train"),
         ({"sft_weight": 0.0}, "sft_weight=0 trains nothing"),
         ({"dpo": False}, "projection=pcgrad needs two losses and only sft is on"),
+        (
+            {"dpo": False, "projection": "none", "contrast_dpo": True},
+            "contrast_dpo=true needs dpo=true",
+        ),
         ({"sft": False, "projection": "one-sided"}, "needs two losses and only dpo is on"),
     ],
 )
