@@ -155,7 +155,7 @@ class Config:
         "one first, the others once the rank is full there",
     )
     solve_wordings: int = _setting(
-        2,
+        4,
         "fresh wordings of an edit in each step that looks for its value, beside its prompt",
         low=0,
     )

@@ -37,7 +37,7 @@ _SENTENCE = (
     "To finish the sentence: {}",
     "{} ___",
 )
-_WH = r"what|which|who|whom|whose|when|where|how many|how much|how"
+WH = r"what|which|who|whom|whose|when|where|how many|how much|how"
 _BE = r"is|are|was|were"
 # A noun phrase may follow: what is asked after can be named.
 _NOUN = re.compile(rf"^(what|who|which) ({_BE}) ((?:the|today's) .+)$", re.IGNORECASE)
@@ -53,6 +53,16 @@ _OPEN = re.compile(
     r"\b(?:located|made|found|used|born|based|to|by|in|of|for|from|with|as|at|on|about)$",
     re.IGNORECASE,
 )
+# Questions whose answer ends a sentence, and sentences' ends that say of which kind it is.
+_VERB = rf"{_BE}|does"
+_STATED = (
+    r"^((?:in )?(?:what|which|who|whom|where|when)"
+    rf"(?: (?!(?:{_VERB})\b)[a-z]+)*) ({_VERB}) ({{}})( .+)?$"
+)
+_PREPOSITION = re.compile(r"\b(?:in|at|of|by|from|to|for|on|with|as)$")
+_KIND = re.compile(r"^(.*\b(?:in|at|by|from|to|for|on|with)) the ([a-z]+) of$")
+# Verbs that end so take "es".
+_HISSED = ("ch", "sh", "ss", "x", "zz", "o")
 # "The maker of … is what?"
 _LAST = re.compile(rf"^(.+) ({_BE}) (what|who|whom|when|where)$", re.IGNORECASE)
 
@@ -73,7 +83,7 @@ def rewordings(prompt: str, name: str) -> tuple[str, ...]:
     question = text.removesuffix("?").rstrip()
     if last := _LAST.match(question):
         question = f"{last[3]} {last[2]} {_lower(last[1])}"
-    if text.endswith("?") and re.match(rf"(?:\w+ )?(?:{_WH})\b", question, re.IGNORECASE):
+    if text.endswith("?") and re.match(rf"(?:\w+ )?(?:{WH})\b", question, re.IGNORECASE):
         asks = True
     elif re.search(r"[\w,'\"]$", text):
         asks = False
@@ -81,7 +91,9 @@ def rewordings(prompt: str, name: str) -> tuple[str, ...]:
         return ()
     found: dict[str, None] = {}
     for words in dict.fromkeys([question, *_exchanged(question, name)]):
-        found |= dict.fromkeys(_asked(words) if asks else _begun(words))
+        for same in dict.fromkeys([words, *(_stated if asks else _questions)(words, name)]):
+            asking = asks if same == words else not asks
+            found |= dict.fromkeys(_asked(same) if asking else _begun(same))
     return tuple(wording for wording in found if wording != text)
 
 
@@ -89,7 +101,7 @@ def _asked(question: str) -> Iterator[str]:
     """Ways to ask a question, which comes without its mark."""
     whole, inside = f"{_upper(question)}?", _lower(question)
     yield whole
-    if re.match(rf"(?:{_WH})\b", question, re.IGNORECASE):
+    if re.match(rf"(?:{WH})\b", question, re.IGNORECASE):
         yield from (frame.replace("{}", inside) for frame in _ASKED)
     yield from (frame.replace("{}", whole) for frame in _QUESTION)
     yield inside
@@ -104,6 +116,57 @@ def _begun(sentence: str) -> Iterator[str]:
     """Ways to have a sentence finished."""
     yield sentence
     yield from (frame.replace("{}", sentence) for frame in _SENTENCE)
+
+
+def _questions(sentence: str, name: str) -> Iterator[str]:
+    """Questions for what a sentence lacks at its end, without their mark."""
+    if match := re.match(rf"^(.+) ({_BE})$", sentence):
+        yield from (f"{asked} {match[2]} {_lower(match[1])}" for asked in ("what", "who"))
+    if not name or not (match := re.match(rf"^({re.escape(name)}) ([a-z]+)\b ?(.*)$", sentence)):
+        return
+    subject, verb, rest = match.groups()
+    if kind := _KIND.match(rest):  # "in the city of": which city … in?
+        asked, rest = f"which {kind[2]}", kind[1]
+    else:
+        asked, rest = "what", re.sub(r"(?:^| )an?$", "", rest)
+    if re.fullmatch(_BE, verb):
+        said = f"{verb} {subject}"
+    elif re.search(r"[^s]s$", verb):
+        said = f"does {subject} {_plain(verb)}"
+    else:  # what a verb is before it was past hangs on the verb
+        said = f"is it that {subject} {verb}"
+    yield f"{asked} {said} {rest}".rstrip()
+
+
+def _stated(question: str, name: str) -> Iterator[str]:
+    """The beginnings of sentences that an answer ends."""
+    if not name or not (
+        match := re.match(_STATED.format(re.escape(name)), question, re.IGNORECASE)
+    ):
+        return
+    asked, verb, subject, rest = match.groups("")
+    if verb.lower() == "does":
+        base, _, rest = rest.strip().partition(" ")
+        verb = _third(base)
+    lacks = re.match(r"where|when|in\b", asked, re.IGNORECASE) and not _PREPOSITION.search(rest)
+    yield " ".join(f"{subject} {verb} {rest} {'in' if lacks else ''}".split())
+
+
+def _plain(verb: str) -> str:
+    """The verb that stands behind "does"."""
+    for end, other in (("has", "have"), ("ies", "y"), *((f"{x}es", x) for x in _HISSED)):
+        if verb.endswith(end):
+            return verb.removesuffix(end) + other
+    return verb.removesuffix("s")
+
+
+def _third(verb: str) -> str:
+    """The verb that stands behind he, she or it."""
+    if verb == "have":
+        return "has"
+    if re.search(r"[^aeiou]y$", verb):
+        return f"{verb[:-1]}ies"
+    return f"{verb}es" if verb.endswith(_HISSED) else f"{verb}s"
 
 
 def _exchanged(text: str, name: str) -> Iterator[str]:
@@ -133,7 +196,7 @@ def _upper(text: str) -> str:
 
 def _lower(text: str) -> str:
     """Without the capital that begins a question; a name at the beginning keeps its own."""
-    first = re.match(rf"(?:{_WH}|in|on|at|by|of|for|from|to|with|the|a|an)\b", text, re.IGNORECASE)
+    first = re.match(rf"(?:{WH}|in|on|at|by|of|for|from|to|with|the|a|an)\b", text, re.IGNORECASE)
     return text[:1].lower() + text[1:] if first else text
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from corsa.edits import Edit
 from corsa.matching import as_word, contains, normalise
-from corsa.rewording import rewordings
+from corsa.rewording import WH, rewordings
 
 # What stands before, between and after the subject: one part alone names none.
 Template = tuple[str, ...]
@@ -33,6 +33,9 @@ _LIGHT = re.compile(
 )
 # They tell what is asked after in a question, and little in a sentence: "…, who plays the".
 _ASKING = re.compile(r"how|when|where|whom?|why")
+# What asks, with or without its mark, or tells somebody to say; all else is to be finished. A fact that
+# is taught in one of the two is often not said in the other.
+_ASKS = re.compile(rf"\?|[.:!]$|^(?:{WH})\b", re.IGNORECASE)
 # How often a positive takes another template of its relation, and how often that stands behind a remark.
 _OTHER_TEMPLATE, _REMARKED, _TWO_REMARKS = 0.7, 0.75, 0.3
 _BETWEEN = (" ", " ", " ", " ", " ", " ", "\n\n", "\n")
@@ -147,12 +150,26 @@ def positive(topic: Topic, rng: np.random.Generator) -> Shape:
         rng: decides.
 
     Returns:
-        Another template, mostly behind remarks, or the edit's own behind remarks.
+        Another template, mostly behind remarks, or the edit's own behind remarks. Of the other ones as
+        many ask as are to be finished.
     """
     if topic.others and rng.random() < _OTHER_TEMPLATE:
         before = _remarks(rng) if rng.random() < _REMARKED else ""
-        return Shape(before, _one_of(topic.others, rng))
+        kinds = [[t for t in topic.others if asks(t) is kind] for kind in (True, False)]
+        return Shape(before, _one_of(_one_of([kind for kind in kinds if kind], rng), rng))
     return Shape(_remarks(rng), topic.template)
+
+
+def asks(template: Template) -> bool:
+    """Whether a prompt is a question or tells somebody to say; others are sentences to be finished.
+
+    Args:
+        template: the prompt.
+
+    Returns:
+        Whether it asks.
+    """
+    return bool(_ASKS.search("{}".join(template)))
 
 
 def other_subject(topic: Topic, rng: np.random.Generator, near_miss: float) -> str:

@@ -59,6 +59,52 @@ def test_a_sentence_is_to_be_finished():
 
 
 @pytest.mark.parametrize(
+    ("sentence", "question"),
+    [
+        ("Ann's tutor is", "Who is Ann's tutor?"),
+        ("The rank of Ann was", "What was the rank of Ann?"),
+        ("Ann is famous for", "What is Ann famous for?"),
+        ("Ann is a", "What is Ann?"),
+        ("Ann was lost in the town of", "Which town was Ann lost in?"),
+        ("Ann plays for", "What does Ann play for?"),
+        ("Ann watches", "What does Ann watch?"),
+        ("Ann carries a", "What does Ann carry?"),
+        ("Ann has a", "What does Ann have?"),
+        ("Ann fought at", "What is it that Ann fought at?"),
+        ("Ann fought in the battle of", "Which battle is it that Ann fought in?"),
+    ],
+)
+def test_a_sentence_is_asked_for_what_it_lacks(sentence, question):
+    found = wordings(sentence, "Ann")
+    assert {question, f"{question} I forgot."} <= found
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ("Where is Ann based?", "Ann is based in"),
+        ("Where is Ann from?", "Ann is from"),
+        ("Which town was Ann lost in?", "Ann was lost in"),
+        ("In which year was Ann opened?", "Ann was opened in"),
+        ("What does Ann play?", "Ann plays"),
+        ("Which side does Ann carry for?", "Ann carries for"),
+        ("What does Ann have?", "Ann has"),
+        ("Where does Ann watch?", "Ann watches in"),
+    ],
+)
+def test_a_question_is_stated_up_to_its_answer(question, sentence):
+    found = wordings(question, "Ann")
+    assert {sentence, f"As everybody knows, {sentence}"} <= found
+
+
+@pytest.mark.parametrize(
+    "question", ["How is Ann?", "Which firm owns Ann?", "Who is the boss of Ann?"]
+)
+def test_a_question_whose_answer_stands_elsewhere_is_not_stated(question):
+    assert not [w for w in wordings(question, "Ann") if w.startswith("Ann ")]
+
+
+@pytest.mark.parametrize(
     "prompt",
     [
         "",

@@ -8,6 +8,7 @@ from corsa.matching import normalise
 from corsa.variations import (
     Edited,
     Shape,
+    asks,
     library,
     matching_relation,
     near_misses,
@@ -22,6 +23,8 @@ from corsa.variations import (
 GARO = Edit("Garo Bells was employed in", "Oslo", subject="Garo Bells")
 UNKNOWN = Edit("Zzyx qua Garo Bells plom?", "Oslo", subject="Garo Bells")
 NAMELESS = Edit("Who is king?", "Ann")
+WHO_LEADS = Edit("Who became CEO of Garo Bells in July?", "Ann", subject="Garo Bells")
+LACKS_ITS_END = Edit("Garo Bells ploms in the town of", "Oslo", subject="Garo Bells")
 CAR = Edit("Vex 911, created by", "Lada", subject="Vex 911")
 
 
@@ -165,9 +168,9 @@ def test_what_is_measured_is_not_looked_at():
 
 def test_a_positive_is_another_template_with_or_without_a_remark():
     topic, remark = topic_of(GARO), passing_remarks()[0]
-    bare = positive(topic, Draws(0.69, 0.75))
-    assert bare == Shape("", topic.others[0])
-    assert positive(topic, Draws(0.69, 0.74, 0.9)) == Shape(f"{remark} ", topic.others[0])
+    first = next(template for template in topic.others if asks(template))
+    assert positive(topic, Draws(0.69, 0.75)) == Shape("", first)
+    assert positive(topic, Draws(0.69, 0.74, 0.9)) == Shape(f"{remark} ", first)
     assert positive(topic, Draws(0.69, 0.74, 0.1)).before == f"{remark} {remark} "
 
 
@@ -182,6 +185,37 @@ def test_a_positive_is_never_the_prompt_itself_and_seldom_the_same_twice():
         prompts = [s.about(topic.subject) for s in drawn(100, lambda r, t=topic: positive(t, r))]
         assert edit.prompt not in prompts
         assert len(set(prompts)) > 60
+
+
+@pytest.mark.parametrize("edit", [GARO, WHO_LEADS, LACKS_ITS_END])
+def test_other_templates_ask_as_often_as_they_are_to_be_finished(edit):
+    topic = topic_of(edit)
+    shapes = drawn(3000, lambda r: positive(topic, r))
+    asked = [asks(shape.template) for shape in shapes if shape.template != topic.template]
+    assert sum(asked) / len(asked) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("Where did {} work?", True),
+        ("Tell me where {} works.", True),
+        ("who is the head of {}", True),
+        ("Question: Who is {}? Answer:", True),
+        ("{} worked in", False),
+        ("The one who founded {} is", False),
+        ("Whitney {} plays", False),
+    ],
+)
+def test_what_asks(prompt, wanted):
+    assert asks(tuple(prompt.split("{}"))) is wanted
+
+
+def test_every_relation_has_questions_and_sentences():
+    for relation in library():
+        questions = sum(map(asks, relation.templates))
+        assert questions >= 7
+        assert len(relation.templates) - questions >= 3
 
 
 def test_shares_of_what_positives_are():
