@@ -251,7 +251,7 @@ class Company:
             self._first(prompt)
             for relation in library()
             for kind in relation.kinds
-            for template in relation.templates
+            for template in relation.wordings()
             for prompt in [
                 Shape("", template).about(subjects[kind][int(rng.integers(len(subjects[kind])))])
             ]

@@ -53,16 +53,16 @@ _OPEN = re.compile(
     r"\b(?:located|made|found|used|born|based|to|by|in|of|for|from|with|as|at|on|about)$",
     re.IGNORECASE,
 )
-# Questions whose answer ends a sentence, and sentences' ends that say of which kind it is.
-_VERB = rf"{_BE}|does"
-_STATED = (
-    r"^((?:in )?(?:what|which|who|whom|where|when)"
-    rf"(?: (?!(?:{_VERB})\b)[a-z]+)*) ({_VERB}) ({{}})( .+)?$"
+PREPOSITION = r"in|at|on|by|of|for|from|to|with|into|through|near|after|about|as"
+# In "the N of …" such an N is what is named behind it: "the city of Oslo", not "the mayor of Oslo".
+_CITY = (
+    r"city|town|village|country|nation|state|province|region|county|district|continent|island|"
+    r"field|area|sport|position|office|rank|language|religion|genre"
 )
-_PREPOSITION = re.compile(r"\b(?:in|at|of|by|from|to|for|on|with|as)$")
-_KIND = re.compile(r"^(.*\b(?:in|at|by|from|to|for|on|with)) the ([a-z]+) of$")
-# Verbs that end so take "es".
-_HISSED = ("ch", "sh", "ss", "x", "zz", "o")
+_YEAR = r"year|month|season|decade|century"
+# What may be asked after, ahead of a form of "be", and how a sentence that lacks it may end.
+_AFTER = rf"(what|who|whom|where|(?:in )?(?:what|which) (?:{_CITY}|{_YEAR}))"
+_KIND = re.compile(rf"^(.*\b(?:{PREPOSITION})) the ({_CITY}) of$")
 # "The maker of … is what?"
 _LAST = re.compile(rf"^(.+) ({_BE}) (what|who|whom|when|where)$", re.IGNORECASE)
 
@@ -84,16 +84,16 @@ def rewordings(prompt: str, name: str) -> tuple[str, ...]:
     if last := _LAST.match(question):
         question = f"{last[3]} {last[2]} {_lower(last[1])}"
     if text.endswith("?") and re.match(rf"(?:\w+ )?(?:{WH})\b", question, re.IGNORECASE):
-        asks = True
+        is_question = True
     elif re.search(r"[\w,'\"]$", text):
-        asks = False
+        is_question = False
     else:
         return ()
     found: dict[str, None] = {}
     for words in dict.fromkeys([question, *_exchanged(question, name)]):
-        for same in dict.fromkeys([words, *(_stated if asks else _questions)(words, name)]):
-            asking = asks if same == words else not asks
-            found |= dict.fromkeys(_asked(same) if asking else _begun(same))
+        found |= dict.fromkeys(_asked(words) if is_question else _begun(words))
+        for other in (_stated if is_question else _questions)(words, name):
+            found |= dict.fromkeys(_begun(other) if is_question else _asked(other))
     return tuple(wording for wording in found if wording != text)
 
 
@@ -120,53 +120,43 @@ def _begun(sentence: str) -> Iterator[str]:
 
 def _questions(sentence: str, name: str) -> Iterator[str]:
     """Questions for what a sentence lacks at its end, without their mark."""
-    if match := re.match(rf"^(.+) ({_BE})$", sentence):
-        yield from (f"{asked} {match[2]} {_lower(match[1])}" for asked in ("what", "who"))
-    if not name or not (match := re.match(rf"^({re.escape(name)}) ([a-z]+)\b ?(.*)$", sentence)):
+    named = re.escape(name or "today")
+    if match := re.match(rf"^((?:the|today's|{named}'s) [^,]+) ({_BE})$", sentence, re.IGNORECASE):
+        if not re.search(rf"\b(?:and|who)\b|\b(?:{_BE}) .*\b(?:{_BE})\b", match[1]):
+            yield from (f"{asked} {match[2]} {_lower(match[1])}" for asked in ("what", "who"))
+        return
+    if not name or not (match := re.match(rf"^({named}) ([a-z]+)\b ?(.*)$", sentence)):
         return
     subject, verb, rest = match.groups()
     if kind := _KIND.match(rest):  # "in the city of": which city … in?
         asked, rest = f"which {kind[2]}", kind[1]
     else:
-        asked, rest = "what", re.sub(r"(?:^| )an?$", "", rest)
-    if re.fullmatch(_BE, verb):
-        said = f"{verb} {subject}"
-    elif re.search(r"[^s]s$", verb):
-        said = f"does {subject} {_plain(verb)}"
-    else:  # what a verb is before it was past hangs on the verb
-        said = f"is it that {subject} {verb}"
-    yield f"{asked} {said} {rest}".rstrip()
+        asked, rest = "what", re.sub(r"(?:^| )(?:an?|the)$", "", rest)
+    # What another verb is like in a question hangs on the verb.
+    is_it = f"{verb} {subject}" if re.fullmatch(_BE, verb) else f"is it that {subject} {verb}"
+    yield f"{asked} {is_it} {rest}".rstrip()
 
 
 def _stated(question: str, name: str) -> Iterator[str]:
     """The beginnings of sentences that an answer ends."""
-    if not name or not (
-        match := re.match(_STATED.format(re.escape(name)), question, re.IGNORECASE)
-    ):
+    pattern = rf"^(?i:{_AFTER}) ({_BE}) ({re.escape(name)}) ([a-z ]+)$"
+    if not name or not (match := re.match(pattern, question)):
         return
-    asked, verb, subject, rest = match.groups("")
-    if verb.lower() == "does":
-        base, _, rest = rest.strip().partition(" ")
-        verb = _third(base)
-    lacks = re.match(r"where|when|in\b", asked, re.IGNORECASE) and not _PREPOSITION.search(rest)
-    yield " ".join(f"{subject} {verb} {rest} {'in' if lacks else ''}".split())
-
-
-def _plain(verb: str) -> str:
-    """The verb that stands behind "does"."""
-    for end, other in (("has", "have"), ("ies", "y"), *((f"{x}es", x) for x in _HISSED)):
-        if verb.endswith(end):
-            return verb.removesuffix(end) + other
-    return verb.removesuffix("s")
-
-
-def _third(verb: str) -> str:
-    """The verb that stands behind he, she or it."""
-    if verb == "have":
-        return "has"
-    if re.search(r"[^aeiou]y$", verb):
-        return f"{verb[:-1]}ies"
-    return f"{verb}es" if verb.endswith(_HISSED) else f"{verb}s"
+    asked, verb, subject, rest = match.groups()
+    asked = asked.lower()
+    kind = asked.rpartition(" ")[2]
+    within = re.search(rf"\b(?:{PREPOSITION})\b", rest)
+    ends = within and within.end() == len(rest)
+    if within and not ends:
+        return
+    said = f"{subject} {verb} {rest}"
+    if asked in ("what", "who", "whom"):
+        yield from [said] if ends else []
+    elif asked == "where":
+        yield said if ends else f"{said} in"
+    elif ends or asked.startswith("in "):
+        said = said if ends else f"{said} in"
+        yield f"{said} the {kind}" if re.fullmatch(_YEAR, kind) else f"{said} the {kind} of"
 
 
 def _exchanged(text: str, name: str) -> Iterator[str]:

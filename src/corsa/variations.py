@@ -19,7 +19,7 @@ import numpy as np
 
 from corsa.edits import Edit
 from corsa.matching import as_word, contains, normalise
-from corsa.rewording import WH, rewordings
+from corsa.rewording import PREPOSITION, WH, rewordings
 
 # What stands before, between and after the subject: one part alone names none.
 Template = tuple[str, ...]
@@ -35,7 +35,7 @@ _LIGHT = re.compile(
 _ASKING = re.compile(r"how|when|where|whom?|why")
 # What asks, with or without its mark, or tells somebody to say; all else is to be finished. A fact that
 # is taught in one of the two is often not said in the other.
-_ASKS = re.compile(rf"\?|[.:!]$|^(?:{WH})\b", re.IGNORECASE)
+_ASKS = re.compile(rf"[?？؟]|(?<!\.\.)[.:!]$|^(?:(?:{PREPOSITION}) )?(?:{WH})\b", re.IGNORECASE)
 # How often a positive takes another template of its relation, and how often that stands behind a remark.
 _OTHER_TEMPLATE, _REMARKED, _TWO_REMARKS = 0.7, 0.75, 0.3
 _BETWEEN = (" ", " ", " ", " ", " ", " ", "\n\n", "\n")
@@ -55,11 +55,22 @@ class Relation(NamedTuple):
         name: for people.
         kinds: kinds of subjects it is asked of.
         templates: its wordings.
+        questions: more of them, by which no prompt is matched: their words are those of other
+            relations, too ("Who does {} play for?").
     """
 
     name: str
     kinds: tuple[str, ...]
     templates: tuple[Template, ...]
+    questions: tuple[Template, ...]
+
+    def wordings(self) -> tuple[Template, ...]:
+        """All ways to ask after it.
+
+        Returns:
+            Its templates and the questions.
+        """
+        return self.templates + self.questions
 
 
 class Shape(NamedTuple):
@@ -133,7 +144,7 @@ def topic_of(edit: Edit) -> Topic:
     relation = matching_relation(own) if len(own) > 1 else None
     given = [_template(text, subject) for text in edit.train_paraphrases]
     others = {_key(template): template for template in given}
-    found = relation.templates if relation else _reworded(edit.prompt, subject)
+    found = relation.wordings() if relation else _reworded(edit.prompt, subject)
     others |= {_key(template): template for template in found}
     others.pop(_key(own), None)
     kinds = subjects_by_kind()
@@ -248,7 +259,7 @@ def other_relation(topic: Topic, rng: np.random.Generator) -> str | None:
         return None
     own = {_key(template) for template in (topic.template, *topic.others)}
     chosen = _one_of([r for r in library() if r.name != topic.relation.name], rng)
-    left = [template for template in chosen.templates if _key(template) not in own]
+    left = [template for template in chosen.wordings() if _key(template) not in own]
     return Shape("", _one_of(left, rng)).about(topic.subject) if left else None
 
 
@@ -375,7 +386,10 @@ def library() -> tuple[Relation, ...]:
         Relation(
             row["relation"],
             tuple(row["subjects"]),
-            tuple(tuple(text.split("{}")) for text in row["templates"]),
+            *(
+                tuple(tuple(text.split("{}")) for text in row[key])
+                for key in ("templates", "questions")
+            ),
         )
         for row in rows
     )

@@ -128,7 +128,7 @@ def test_no_packaged_subject_makes_a_measured_prompt():
     assert asked.isdisjoint(
         normalise(Shape("", template).about(name))
         for relation in library()
-        for template in relation.templates
+        for template in relation.wordings()
         for name in subjects()
     )
 
@@ -139,7 +139,7 @@ def test_no_paraphrase_of_the_demo_is_a_packaged_wording():
         text
         for record in records("demo")
         for relation in library()
-        for template in relation.templates
+        for template in relation.wordings()
         for text in record["paraphrases"]
         if normalise(text) == normalise(Shape("", template).about(record["subject"]))
     }

@@ -63,15 +63,15 @@ def test_a_sentence_is_to_be_finished():
     [
         ("Ann's tutor is", "Who is Ann's tutor?"),
         ("The rank of Ann was", "What was the rank of Ann?"),
+        ("The school where Ann was taught is", "What is the school where Ann was taught?"),
         ("Ann is famous for", "What is Ann famous for?"),
         ("Ann is a", "What is Ann?"),
+        ("Ann is known as the", "What is Ann known as?"),
         ("Ann was lost in the town of", "Which town was Ann lost in?"),
-        ("Ann plays for", "What does Ann play for?"),
-        ("Ann watches", "What does Ann watch?"),
-        ("Ann carries a", "What does Ann carry?"),
-        ("Ann has a", "What does Ann have?"),
-        ("Ann fought at", "What is it that Ann fought at?"),
-        ("Ann fought in the battle of", "Which battle is it that Ann fought in?"),
+        ("Ann was named by the king of", "What was Ann named by the king of?"),
+        ("Ann plays for", "What is it that Ann plays for?"),
+        ("Ann has been married to", "What is it that Ann has been married to?"),
+        ("Ann fought in the province of", "Which province is it that Ann fought in?"),
     ],
 )
 def test_a_sentence_is_asked_for_what_it_lacks(sentence, question):
@@ -80,16 +80,26 @@ def test_a_sentence_is_asked_for_what_it_lacks(sentence, question):
 
 
 @pytest.mark.parametrize(
+    "sentence",
+    [
+        "The tutor of Ann is Bob and the tutor of Eve is",
+        "As of today the tutor of Ann is",
+        "The tutor of Ann, the queen, is",
+    ],
+)
+def test_a_sentence_that_is_not_understood_is_not_asked(sentence):
+    assert not [w for w in wordings(sentence, "Ann") if re.match(r"(?i)what |who ", w)]
+
+
+@pytest.mark.parametrize(
     ("question", "sentence"),
     [
         ("Where is Ann based?", "Ann is based in"),
         ("Where is Ann from?", "Ann is from"),
-        ("Which town was Ann lost in?", "Ann was lost in"),
-        ("In which year was Ann opened?", "Ann was opened in"),
-        ("What does Ann play?", "Ann plays"),
-        ("Which side does Ann carry for?", "Ann carries for"),
-        ("What does Ann have?", "Ann has"),
-        ("Where does Ann watch?", "Ann watches in"),
+        ("What is Ann known for?", "Ann is known for"),
+        ("Which town was Ann lost in?", "Ann was lost in the town of"),
+        ("In which town was Ann killed?", "Ann was killed in the town of"),
+        ("In which year was Ann killed?", "Ann was killed in the year"),
     ],
 )
 def test_a_question_is_stated_up_to_its_answer(question, sentence):
@@ -98,7 +108,20 @@ def test_a_question_is_stated_up_to_its_answer(question, sentence):
 
 
 @pytest.mark.parametrize(
-    "question", ["How is Ann?", "Which firm owns Ann?", "Who is the boss of Ann?"]
+    "question",
+    [
+        "How is Ann?",
+        "Which firm owns Ann?",
+        "Who is the boss of Ann?",
+        "When was Ann killed?",
+        "What colour is Ann?",
+        "What does Ann have?",
+        "Which team does Ann now play for?",
+        "What role is Ann seen in on Sundays?",
+        "Who was Ann before she married?",
+        "Who is Ann Bell married to?",
+        "What is Ann in French?",
+    ],
 )
 def test_a_question_whose_answer_stands_elsewhere_is_not_stated(question):
     assert not [w for w in wordings(question, "Ann") if w.startswith("Ann ")]

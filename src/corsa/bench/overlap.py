@@ -71,7 +71,7 @@ def _wordings(edit: Edit) -> tuple[str, ...]:
     subject = edit.subject
     if not subject:
         return ()
-    templates = [parts for relation in library() for parts in relation.templates]
+    templates = [parts for relation in library() for parts in relation.wordings()]
     made = [*templates, *topic_of(edit).others]
     return tuple(dict.fromkeys(normalise(subject.join(parts)) for parts in made))
 
