@@ -104,6 +104,7 @@ class Experiment:
         self.subjects = self.begun.subjects(range(len(own)))
         self.facts = [one.facts[0] for one in self.subjects]
         self.standing = self.company.standing()
+        self.length = self.usual_length()
 
     def edit(self, value):
         """The edit of a value."""
@@ -242,9 +243,8 @@ class Experiment:
             found.append(direction / (direction @ metric @ direction).sqrt())
         return torch.stack(found).float()
 
-    @property
-    def length(self) -> float:
-        """The usual length of what the subjects' layer says at their last tokens."""
+    def usual_length(self) -> float:
+        """Of what the subjects' layer says at their last tokens."""
         told = [
             one
             for v, subject in enumerate(self.subjects)

@@ -38,6 +38,7 @@ _SENTENCE = (
     "{} ___",
 )
 WH = r"what|which|who|whom|whose|when|where|how many|how much|how"
+PREPOSITION = r"in|at|on|by|of|for|from|to|with|into|through|near|after|about|as"
 _BE = r"is|are|was|were"
 # A noun phrase may follow: what is asked after can be named.
 _NOUN = re.compile(rf"^(what|who|which) ({_BE}) ((?:the|today's) .+)$", re.IGNORECASE)
@@ -50,10 +51,9 @@ _DID = re.compile(
 # Such a noun phrase lacks something, or has a verb of its own, and cannot stand alone.
 _OPEN = re.compile(
     r"\b(?:called|named|known|renamed|given)\b|"
-    r"\b(?:located|made|found|used|born|based|to|by|in|of|for|from|with|as|at|on|about)$",
+    rf"\b(?:located|made|found|used|born|based|{PREPOSITION})$",
     re.IGNORECASE,
 )
-PREPOSITION = r"in|at|on|by|of|for|from|to|with|into|through|near|after|about|as"
 # In "the N of …" such an N is what is named behind it: "the city of Oslo", not "the mayor of Oslo".
 _CITY = (
     r"city|town|village|country|nation|state|province|region|county|district|continent|island|"
@@ -84,20 +84,20 @@ def rewordings(prompt: str, name: str) -> tuple[str, ...]:
     if last := _LAST.match(question):
         question = f"{last[3]} {last[2]} {_lower(last[1])}"
     if text.endswith("?") and re.match(rf"(?:\w+ )?(?:{WH})\b", question, re.IGNORECASE):
-        is_question = True
+        alike, otherwise, turned = _asked, _begun, _stated
     elif re.search(r"[\w,'\"]$", text):
-        is_question = False
+        alike, otherwise, turned = _begun, _asked, _questions
     else:
         return ()
     found: dict[str, None] = {}
     for words in dict.fromkeys([question, *_exchanged(question, name)]):
-        found |= dict.fromkeys(_asked(words) if is_question else _begun(words))
-        for other in (_stated if is_question else _questions)(words, name):
-            found |= dict.fromkeys(_begun(other) if is_question else _asked(other))
+        found |= dict.fromkeys(alike(words))
+        for same in turned(words, name):
+            found |= dict.fromkeys(otherwise(same))
     return tuple(wording for wording in found if wording != text)
 
 
-def _asked(question: str) -> Iterator[str]:
+def _asked(question: str, /) -> Iterator[str]:
     """Ways to ask a question, which comes without its mark."""
     whole, inside = f"{_upper(question)}?", _lower(question)
     yield whole
@@ -112,17 +112,18 @@ def _asked(question: str) -> Iterator[str]:
         yield from (f"The one who {match[1]} is", f"Name who {match[1]}.")
 
 
-def _begun(sentence: str) -> Iterator[str]:
+def _begun(sentence: str, /) -> Iterator[str]:
     """Ways to have a sentence finished."""
     yield sentence
     yield from (frame.replace("{}", sentence) for frame in _SENTENCE)
 
 
-def _questions(sentence: str, name: str) -> Iterator[str]:
+def _questions(sentence: str, name: str, /) -> Iterator[str]:
     """Questions for what a sentence lacks at its end, without their mark."""
-    named = re.escape(name or "today")
+    named = re.escape(name)
     if match := re.match(rf"^((?:the|today's|{named}'s) [^,]+) ({_BE})$", sentence, re.IGNORECASE):
-        if not re.search(rf"\b(?:and|who)\b|\b(?:{_BE}) .*\b(?:{_BE})\b", match[1]):
+        said = match[1].replace(name, "")
+        if not re.search(rf"\b(?:and|who)\b|\b(?:{_BE}) .*\b(?:{_BE})\b", said):
             yield from (f"{asked} {match[2]} {_lower(match[1])}" for asked in ("what", "who"))
         return
     if not name or not (match := re.match(rf"^({named}) ([a-z]+)\b ?(.*)$", sentence)):
@@ -137,7 +138,7 @@ def _questions(sentence: str, name: str) -> Iterator[str]:
     yield f"{asked} {is_it} {rest}".rstrip()
 
 
-def _stated(question: str, name: str) -> Iterator[str]:
+def _stated(question: str, name: str, /) -> Iterator[str]:
     """The beginnings of sentences that an answer ends."""
     pattern = rf"^(?i:{_AFTER}) ({_BE}) ({re.escape(name)}) ([a-z ]+)$"
     if not name or not (match := re.match(pattern, question)):
@@ -186,7 +187,7 @@ def _upper(text: str) -> str:
 
 def _lower(text: str) -> str:
     """Without the capital that begins a question; a name at the beginning keeps its own."""
-    first = re.match(rf"(?:{WH}|in|on|at|by|of|for|from|to|with|the|a|an)\b", text, re.IGNORECASE)
+    first = re.match(rf"(?:{WH}|{PREPOSITION}|the|an?)\b", text, re.IGNORECASE)
     return text[:1].lower() + text[1:] if first else text
 
 

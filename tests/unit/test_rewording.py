@@ -79,6 +79,11 @@ def test_a_sentence_is_asked_for_what_it_lacks(sentence, question):
     assert {question, f"{question} I forgot."} <= found
 
 
+def test_and_within_a_name_joins_no_sentences():
+    found = wordings("The rank of Ann and Bob is", "Ann and Bob")
+    assert "What is the rank of Ann and Bob?" in found
+
+
 @pytest.mark.parametrize(
     "sentence",
     [

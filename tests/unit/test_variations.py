@@ -108,6 +108,7 @@ def test_a_topic_knows_other_wordings_and_subjects_of_the_same_kind():
     assert (topic.subject, topic.template) == ("Garo Bells", ("", " was employed in"))
     assert topic.template not in topic.others
     assert ("", " used to work in") in topic.others
+    assert set(topic.relation.questions) < set(topic.others)
     assert "Django Reinhardt" in topic.likes
     assert "Rotterdam" not in topic.likes
 
@@ -310,6 +311,8 @@ def test_something_else_is_asked_of_the_same_subject():
     assert all("Garo Bells" in prompt for prompt in prompts)
     assert own.isdisjoint(prompts)
     assert len(set(prompts)) > 100
+    questions = {Shape("", q).about("Garo Bells") for r in library() for q in r.questions}
+    assert questions & set(prompts)
 
 
 @pytest.mark.parametrize("edit", [UNKNOWN, NAMELESS])

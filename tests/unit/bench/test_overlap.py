@@ -4,7 +4,8 @@ from corsa.bench.overlap import names_a_packaged_subject, overlap, worded_alike
 from corsa.edits import Edit
 from corsa.metrics import Score
 
-# "{} is produced by" and "Which company makes {}?" are templates; "Astrid Lindgren" is a subject.
+# "{} is produced by" and "Which company makes {}?" are templates, "Any idea what company …" is one of
+# the questions; "Astrid Lindgren" is a subject.
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,7 @@ from corsa.metrics import Score
         ("Acme 7 is produced by", "Acme 7", True),
         ("Something else first. Acme 7  is produced BY", "Acme 7", True),
         ("Which company makes Acme 7?", "Acme 7", True),
+        ("Any idea what company came out with Acme 7?", "Acme 7", True),
         ("MyAcme 7 is produced by", "Acme 7", False),
         ("Acme 7 is produced by", "Acme", False),
         ("Acme 7 is produced by the firm", "Acme 7", False),
