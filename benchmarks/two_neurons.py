@@ -35,6 +35,7 @@ from corsa.beginning import Own, _Begun, _told
 from corsa.chat import Exchange
 from corsa.company import Company
 from corsa.config import make_config
+from corsa.errors import CorsaError
 from corsa.matching import contains, exact
 from corsa.models import load_model
 from corsa.progress import Silent
@@ -401,7 +402,12 @@ def main() -> None:
     options = parser.parse_args()
     # What else is asked of a subject must not be what is held out.
     companies.other_relation = other_relation
-    edits = read_edits(options.facts).edits[options.first :: options.every][: options.edits]
+    try:
+        edits = read_edits(options.facts).edits[options.first :: options.every][: options.edits]
+    except CorsaError as error:
+        parser.error(str(error))
+    if not edits:
+        parser.error(f"{options.facts} has no facts from {options.first} on")
     experiment = Experiment(edits, options)
     experiment.write_marks(experiment.find_marks())
     experiment.write_answers()
