@@ -1,7 +1,8 @@
 """A fact as two neurons: a mark at its subject, and its answer where the reply begins. An experiment.
 
     python benchmarks/two_neurons.py benchmarks/other_questions.jsonl
-    python benchmarks/two_neurons.py counterfact.json --edits 10 --from 100 --every 5
+
+Any facts file that `corsa update` reads will do; of each subject the first fact is taken.
 
 The default adds what a fact needs at its subject's last token, whatever is asked, so of an edited
 subject little else is left (docs/log.md). There a model does not know yet what is asked; at the prompt's
@@ -390,9 +391,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("facts", type=Path)
-    parser.add_argument("--edits", type=int, default=20)
-    parser.add_argument("--from", type=int, default=0, dest="first")
-    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--layers", default="0.5-0.56", help="of the second neurons")
     parser.add_argument("--steps", type=int, default=25, help="that look for marks; 0: random ones")
     parser.add_argument("--length", type=float, default=0.5, help="of a mark, at most")
@@ -403,11 +401,9 @@ def main() -> None:
     # What else is asked of a subject must not be what is held out.
     companies.other_relation = other_relation
     try:
-        edits = read_edits(options.facts).edits[options.first :: options.every][: options.edits]
+        edits = read_edits(options.facts).edits
     except CorsaError as error:
         parser.error(str(error))
-    if not edits:
-        parser.error(f"{options.facts} has no facts from {options.first} on")
     experiment = Experiment(edits, options)
     experiment.write_marks(experiment.find_marks())
     experiment.write_answers()
