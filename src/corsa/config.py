@@ -245,6 +245,13 @@ class Config:
         "with replay: what was right of earlier rounds when the round began is right when it ends; what "
         "is not is replayed first",
     )
+    null_space: float = _setting(
+        0.0,
+        "share of what each module reads of earlier edits that no step touches: the directions with the "
+        "most of it are left out of every step; 0: none",
+        low=0,
+        high=1,
+    )
 
     seed: int = _setting(42, "seed of everything random", low=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(

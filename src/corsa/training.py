@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from corsa import allocator
 from corsa.config import Config
 from corsa.errors import TrainingError
 from corsa.models import Adapter
+from corsa.null_space import give_back
 from corsa.sharpness import global_norm
 from corsa.step import Example, ExampleScore, Gradient, StepResult, corsa_step, score_examples
 
@@ -108,6 +109,7 @@ class RoundTrainer:
         earlier: edits of earlier rounds. Those that are right when the round begins must be right
             before it ends, unless it comes to its cap; whether it converged is about its own alone.
         fixed: full names of modules at which the adapter stays as it is, unless it acts nowhere else.
+        taken: directions by parameter name that no step takes (`corsa.null_space`).
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class RoundTrainer:
         joining: Joining | None = None,
         earlier: Sequence[Example] = (),
         fixed: Collection[str] = (),
+        taken: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.adapter = adapter
         self.examples = list(examples)
@@ -127,6 +130,7 @@ class RoundTrainer:
         beginnings = tuple(f"{module}." for module in fixed)
         every = adapter.params
         self.params = {k: p for k, p in every.items() if not k.startswith(beginnings)} or every
+        self.taken = dict(taken or {})
         self.optimizer = torch.optim.AdamW(
             self.params.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -324,7 +328,10 @@ class RoundTrainer:
             param.grad = gradient[name].to(param.dtype) * scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        # AdamW's step is not its gradient's direction: what is taken is taken out of the step itself.
+        before = {k: p.detach().clone() for k, p in self.params.items() if k in self.taken}
         self.optimizer.step()
+        give_back(self.params, before, self.taken)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _note(self, scores: dict[int, ExampleScore], fresh: Sequence[bool]) -> None:

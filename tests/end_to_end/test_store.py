@@ -618,14 +618,25 @@ def test_an_interrupted_round_goes_on_where_it_was(one_round, tiny, tmp_path):
     assert not (store.path / "aside").exists()
 
 
-def test_a_round_interrupted_twice_and_in_its_second_round(store, one_round, tmp_path):
+@pytest.mark.parametrize("settings", [QUICK, QUICK | {"null_space": 0.9}])
+def test_a_round_interrupted_twice_and_in_its_second_round(store, one_round, tmp_path, settings):
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(one_round, undisturbed)
-    expected = Store.open(undisturbed).update(NEXT, **QUICK)
+    expected = Store.open(undisturbed).update(NEXT, **settings)
     for step in (3, 5):
-        interrupted_at(Store.open(store.path), step, NEXT)
-    made = Store.open(store.path).update(NEXT, **QUICK)
+        interrupted_at(Store.open(store.path), step, NEXT, settings=settings)
+    made = Store.open(store.path).update(NEXT, **settings)
     assert contents(made.round.folder) == contents(expected.round.folder)
+
+
+def test_no_step_goes_where_earlier_edits_are(store, tmp_path):
+    """They are not replayed, so nothing else holds them. A tiny adapter has little room beside them."""
+    shutil.copytree(store.path, tmp_path / "free")
+    settings = QUICK | {"max_visits": 8}
+    free = Store.open(tmp_path / "free").update(NEXT, **settings)
+    kept = store.update(NEXT, null_space=1.0, **settings)
+    rows = [made.metrics["retention"]["reliability"]["matrix"] for made in (free, kept)]
+    assert rows == [[[1.0], [0.0, 1.0]], [[1.0], [1.0, 0.0]]]
 
 
 def test_an_interruption_while_measuring_costs_no_step(one_round, tiny, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from corsa.company import Company
 from corsa.edits import Edit
 from corsa.methods import Outcome, Task
 from corsa.models import Adapter, BaseModel
+from corsa.null_space import taken
 from corsa.planning import PlannedEdit
 from corsa.step import Example
 from corsa.training import RoundTrainer, StepEvent
@@ -88,7 +89,15 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
     ]
     # Layers with neurons are not trained, so that these stay what they are and others find room.
     given = neurons(adapter, config, examples[0].chosen) if config.solve and examples else []
-    trainer = RoundTrainer(adapter, examples, config, company, remembered, given)
+    # Of the adapter as the round found it, also in a round that goes on after an interruption.
+    held = [
+        task.base.chat.exchange(prompt, edit.target_new)
+        for edit in earlier
+        for prompt in (edit.prompt, *edit.train_paraphrases)
+    ]
+    keeps = held and config.null_space
+    directions = taken(adapter, held, config.null_space, progress) if keeps else {}
+    trainer = RoundTrainer(adapter, examples, config, company, remembered, given, directions)
     if saved := checkpoints.load():
         trainer.load_state(*saved)
         progress.say(f"going on after step {trainer.position.step} of the interrupted round")
@@ -157,11 +166,12 @@ def _trained(task: Task) -> list[tuple[PlannedEdit, str]]:
 
 
 def _earlier(task: Task) -> list[Edit]:
-    """Earlier edits that hold: for replay, and for what is written beside them."""
+    """Earlier edits that hold: for replay, what is written beside them, directions they have taken."""
     gone = {key for planned in task.plan for key in planned.supersedes}
     # A repeated edit that is trained again needs no replay; one that is still right does.
     gone |= {planned.repeats for planned in task.plan if planned.repeats and planned.trained}
-    standing = task.history if task.config.replay or task.config.solve else []
+    config = task.config
+    standing = task.history if config.replay or config.solve or config.null_space else []
     return [old.edit for old in standing if old.key not in gone]
 
 
