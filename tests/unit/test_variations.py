@@ -58,6 +58,7 @@ def drawn(count, make):
     ("prompt", "relation"),
     [
         ("{} was employed in", "place of work"),
+        ("{} worked as a", "profession"),
         ("{}, created by", "maker"),
         ("Which company makes {}?", "maker"),
         ("{} died in the city of", "place of death"),
