@@ -163,6 +163,12 @@ class Config:
     solve_loss: float = _setting(
         0.3, "L_SFT over the last fresh wordings at which a value is good enough, nats", low=0
     )
+    solve_keep: float = _setting(
+        0.5,
+        "weight of what else the base model says of an edit's subject while its value is looked for; "
+        "the new answer's is 1",
+        low=0,
+    )
 
     ft_layer: int = _setting(
         -1, "ft-l: the layer whose MLP is tuned, from 0; -1: the middle one", low=-1

@@ -31,8 +31,6 @@ from corsa.training import SURE
 # Adam's rate and moments. Values are in units of the usual length of what the layer says there; how long
 # they get hardly matters, for they are added at their subjects alone.
 _RATE, _BETAS = 3e-2, (0.9, 0.99)
-# Weight of what else is said of the subject, beside 1 for the new answers.
-_SAME_SUBJECT = 0.5
 # Steps over which a value must be right.
 _LAST = 4
 
@@ -98,7 +96,7 @@ def find(
         layer: of the decoder; what it says is added to.
         count: how many values.
         draw: gives each step its edits' own prompts and fresh wordings (`Example.fresh`).
-        config: `solve_steps`, `solve_loss` and `train_dtype`.
+        config: `solve_steps`, `solve_loss`, `solve_keep` and `train_dtype`.
         on_step: told the step's number, L_SFT and the share of fresh wordings that is right.
 
     Returns:
@@ -115,7 +113,7 @@ def find(
         dpo=False,
         projection="none",
         sam=False,
-        keep_weight=_SAME_SUBJECT,
+        keep_weight=config.solve_keep,
         keep_first=1.0,
     )
     looks = {value: deque[_Look](maxlen=_LAST) for value in range(count)}

@@ -9,6 +9,7 @@ import torch
 from builders import base_model, exchange, random_adapter, settings
 from corsa import solving
 from corsa.beginning import usual_beginning
+from corsa.chat import Exchange
 from corsa.forward import Spot
 from corsa.solving import detectors, read, sites, tell_apart, write
 from corsa.step import Example
@@ -305,6 +306,25 @@ class TestFindAndWrite:
         # Of a tiny MLP every neuron says something.
         assert float((before.exp() * (before - after)).sum(-1).max()) < 0.05
         assert adapter.room(site.down) == 13
+
+    def test_what_else_is_said_of_a_subject_moves_the_less_the_more_it_weighs(self):
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        (fact,) = told("L")[:1]
+        (site,) = sites(adapter, self.CONFIG, fact.example.chosen)
+        prompt = fact.example.chosen.prompt[: fact.place + 1]
+        (teacher,) = base.forward.distributions([Exchange(prompt, (0,))])
+        kept = Told(Example(Exchange(prompt, (0,)), teacher=teacher), fact.place, 0)
+        losses = []
+
+        def draw(step, left):
+            return [fact], [kept]
+
+        for weight in (0.0, 50.0):
+            config = replace(self.CONFIG, solve_keep=weight, solve_steps=8, solve_loss=0.0)
+            found = find(base, adapter.name, site.layer, 1, draw, config, lambda *_: None)
+            losses.append(found.loss)
+        assert losses[1] > losses[0] + 0.1  # so much of the way is not gone
 
     def test_later_values_leave_earlier_ones_as_they_are(self):
         """By neurons of their own, and by their own subjects: the earlier ones' keys are held."""
