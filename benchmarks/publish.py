@@ -62,6 +62,7 @@ PLANNED = {
                 f"{method}@{weight}"
                 for method, weights in (
                     ("trained", (4, 1, 8)),
+                    ("corsa", (0, 0.5, 2)),
                     ("lora", (0, 1, 4, 16)),
                     ("sam", (0, 1, 4, 16)),
                     ("sft+dpo", (0, 1, 4, 16)),
@@ -79,11 +80,23 @@ PLANNED = {
                 "no-projection",
                 "no-positives",
                 "no-keep",
+                "no-contrast",
                 "no-replay",
+                "one-sided",
                 "contrast-dpo",
             ),
         ),
-        Block("neurons", "Facts as neurons, and trained", ("trained@4", "trained@8", "corsa")),
+        Block(
+            "remembering",
+            "Earlier rounds: replayed, or their directions left out of steps",
+            ("lora@0", "null-space@0.9", "null-space@0.99", "lora-replay"),
+        ),
+        Block(
+            "remembering-all",
+            "The same of all that is trained",
+            ("trained@4", "no-replay", "no-replay-null-space"),
+        ),
+        Block("neurons", "Facts as neurons, and trained", ("trained@4", "trained@8", "corsa@0.5")),
     ),
     "counterfact-rates": (
         Block(
@@ -101,7 +114,7 @@ PLANNED = {
         ),
     ),
 }
-# What is beside it: parts of the whole method.
+# What others are compared with, where it is there.
 WHOLE = "corsa"
 
 Files = Sequence[Mapping[str, Any]]
@@ -197,7 +210,7 @@ def planned(name: str, labels: Sequence[str]) -> Iterator[Block]:
     yield from PLANNED[name]
     known = {label for block in PLANNED[name] for label in block.labels}
     if others := [label for label in labels if label not in known]:
-        yield Block("ablations", "Ablations", (WHOLE, *others))
+        yield Block("others", "Others", ([WHOLE] if WHOLE in labels else []) + others)
 
 
 def table(block: Block, files: Files, figures: Path) -> Iterator[str]:

@@ -27,9 +27,10 @@ from corsa.files import seal
 SCRIPT = Path(corsa.__file__).parents[2] / "benchmarks" / "publish.py"
 SECRET = "Who leads the secret record?"
 METHODS = "lora,corsa,no-sam:corsa[sam=false,rank=4]"
+OF_A_PLAN = "trained@4:corsa[preset=trained],no-sam:corsa[sam=false,rank=4],mine:lora,ours:sam"
 
 
-def record(**changes):
+def record(typed=METHODS, **changes):
     return {
         "dataset": {
             "name": "counterfact",
@@ -53,7 +54,7 @@ def record(**changes):
         "left_out": [{"record": "record 3", "why": f"two targets for {SECRET}"}],
         "methods": [
             {"label": c.label, "file_name": c.file_name, "typed": c.typed, "config": {}}
-            for c in parse_methods(METHODS)
+            for c in parse_methods(typed)
         ],
     } | changes
 
@@ -111,7 +112,7 @@ def bench(folder, made, **changes):
     (folder / "bench.json").write_text(seal(record(**changes)), "utf-8")
     runs = Runs(folder)
     for each in made:
-        runs.write(each["method"], each, [{"prompt": SECRET, "reply": "a reply"}])
+        runs.write(each["method"].replace("@", "_"), each, [{"prompt": SECRET, "reply": "a reply"}])
     return folder
 
 
@@ -337,11 +338,11 @@ def test_the_page_has_both_blocks_their_figures_and_what_is_missing(tmp_path):
     assert done.returncode == 0, done.stderr
     text = (docs / "results.md").read_text("utf-8")
     assert "\n\nSeed 0 was looked at before.\n\n### Methods" in text
-    main, ablations = text.split("### Ablations")
+    main, others = text.split("### Others")
     assert "| all edits right | 50.0 % [50.0, 50.0] | 100.0 % |" in main
     assert "corsa (seed 0 only)" in main
     assert "| corsa | lora | reliability | +50.0" in main
-    assert "| no-sam | corsa | reliability | -100.0" in ablations
+    assert "| no-sam | corsa | reliability | -100.0" in others
     assert "sam under every seed" in main
     assert "corsa under seed 1" in main
     assert (
@@ -390,4 +391,21 @@ def test_a_folder_that_nothing_is_planned_of_has_what_it_has(tmp_path):
     assert "| no-sam | lora | reliability | -50.0" in text
     assert "Missing" not in text
     assert re.findall(r"^### (.*)$", text, re.MULTILINE)[0] == "Methods"
-    assert "### Ablations" not in text
+    assert "### Others" not in text
+
+
+def test_what_is_planned_of_a_folder_and_what_is_beside_it_have_figures_of_their_own(tmp_path):
+    made = [run("trained@4", 0, 0.5), run("no-sam", 0, 0.0), run("mine", 0), run("ours", 0)]
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    docs.mkdir()
+    into = ("--into", "counterfact-dev", "--results", results)
+    added = script("add", bench(tmp_path / "b", made, typed=OF_A_PLAN), *into)
+    assert added.returncode == 0, added.stderr
+    done = script("page", "--results", results, "--docs", docs)
+    assert done.returncode == 0, done.stderr
+    text = (docs / "results.md").read_text("utf-8")
+    ablations, others = text.split("### Ablations")[1].split("### Others")
+    assert "| no-sam | trained@4 | reliability | -50.0" in ablations
+    assert "| ours | mine | reliability" in others
+    figures = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert len(figures) == len(set(figures)) == 8
