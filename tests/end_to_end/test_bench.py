@@ -18,6 +18,7 @@ from corsa.errors import TrainingError
 from corsa.files import seal, sha256_file, unseal
 from corsa.matching import contains, normalise
 from fakes import save_tiny
+from upstream import counterfact, knowedit, mquake, zsre
 
 FAST = ("rank=8", "alpha=16", "learning_rate=1.5e-2", "warmup_steps=0", "decay_steps=2")
 SET = [word for pair in (*FAST, "drift=false") for word in ("--set", pair)]
@@ -136,6 +137,33 @@ def test_a_run_notes_its_hardware_and_code_and_can_be_published(finished, tmp_pa
     assert "Who leads" not in text
     assert "--methods lora --rounds 2 --edits 2 --seeds 0 --neighbours 1" in text
     assert "--model tiny" in text  # a folder's name, not where it is
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "measured"),
+    [
+        ("counterfact", counterfact, {"leak"}),
+        ("zsre", zsre, {"leak", "portability"}),
+        ("mquake", lambda n: mquake(n, case=n), {"portability", "multi_hop"}),
+        ("knowedit-recent", knowedit, {"leak", "portability"}),
+        ("knowedit-counterfact", knowedit, {"leak", "portability"}),
+    ],
+)
+def test_a_sample_of_ten_rows_of_every_data_set_is_edited_and_measured(
+    tiny, tmp_path, name, row, measured
+):
+    data = tmp_path / "sample.json"
+    data.write_text(json.dumps([row(n) for n in range(10)]), "utf-8")
+    words = ["--methods", "in-context", "--model", tiny, "--seeds", 0, "--set", "drift=false"]
+    words += ["--rounds", 2, "--edits", 5, "--out", tmp_path / "out", "--json"]
+    code, text, err = call("bench", name, "--data", data, *words)
+    assert code == 0, err
+    document = json.loads(text)
+    assert (document["dataset"]["records"], document["dataset"]["usable"]) == (10, 10)
+    numbers = document["methods"]["in-context"]
+    assert measured <= {metric for metric, found in numbers.items() if found["mean"] is not None}
+    asked = {line["edit_id"] for line in lines(tmp_path / "out" / "generations.jsonl")}
+    assert len(asked) == 10
 
 
 def test_a_rounds_row_is_of_its_own_edits(finished):
