@@ -253,8 +253,8 @@ class Config:
     )
     null_space: float = _setting(
         0.0,
-        "share of what each module reads of earlier edits that no step touches: the directions with the "
-        "most of it are left out of every step; 0: none",
+        "share of what each module reads of earlier edits that no training step touches: the directions "
+        "with the most of it are left out of every step; 0: none. Closed forms go on as they are",
         low=0,
         high=1,
     )
@@ -305,6 +305,8 @@ class Config:
                 f"projection={self.projection} needs two losses and only "
                 f"{'sft' if self.sft else 'dpo'} is on: set projection=none, or switch both on"
             )
+        if self.null_space and self.method == "ft-l":
+            raise ConfigError("null_space is of adapters, and ft-l has none: set null_space=0")
         if self.contrast_dpo and not self.dpo:
             raise ConfigError("contrast_dpo=true needs dpo=true: switch it on, or leave it out")
         self.layers_between()

@@ -88,7 +88,8 @@ class Passed(NamedTuple):
     """What passed through some modules with some exchanges, a row for every token that was read.
 
     Attributes:
-        inputs: of each module that was asked for, shape (N, its width).
+        inputs: of each module that was asked for, shape (N, its width); fewer rows of one that does not
+            read every token, as experts do not.
         output: of the last layer that was asked for, shape (N, D).
         paths: for each exchange the rows of its tokens, in order; exchanges share rows where packed.
     """
@@ -291,7 +292,9 @@ class Forward:
             finally:
                 for hook in hooks:
                     hook.remove()
-            yield Passed([seen[id(module)] for module in modules], said[0], list(map(list, paths)))
+            nothing = said[0][:0]
+            inputs = [seen.get(id(module), nothing) for module in modules]
+            yield Passed(inputs, said[0], list(map(list, paths)))
 
     def _packed(
         self, tree: PrefixTree, windows: Windows, *, by_blocks: bool

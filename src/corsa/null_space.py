@@ -1,23 +1,23 @@
 """Directions in which earlier rounds' facts live, and that no step of a later round takes.
 
 An adapter adds s B A x to what a module says of x. It goes on saying the same of x if no step changes A
-along x, nor B along A x: so a step Δ of either becomes Δ (1 − Q Qᵀ), with Q what such inputs span
+along x, nor B along A x: so a change Δ of either becomes Δ (1 − Q Qᵀ), with Q what such inputs span
 (gradient projection memory: Saha et al. 2021, arXiv 2103.09762; for one layer and a step in closed form
 AlphaEdit: Fang et al. 2025, arXiv 2410.02355). The tokens of many facts span nearly everything, so Q
-holds the directions with most of them: what it leaves out is free, and what it holds is rank that a
-round has not.
+holds the directions with most of them. B's, of as many dimensions as the rank, fill first.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from corsa.chat import Exchange
+from corsa.errors import ModelError, TrainingError
 from corsa.models import Adapter, BaseModel
 from corsa.progress import Progress
 
@@ -26,7 +26,11 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 @torch.no_grad()
 def taken(
-    adapter: Adapter, exchanges: Sequence[Exchange], share: float, progress: Progress
+    adapter: Adapter,
+    exchanges: Sequence[Exchange],
+    share: float,
+    progress: Progress,
+    fixed: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """The directions that some exchanges have taken.
 
@@ -36,16 +40,28 @@ def taken(
         share: of the squared length of what each module reads there that the directions hold, every
             token counting alike: a chat's first token is a hundred times as long as others.
         progress: told how far it is.
+        fixed: full names of modules that no step changes.
 
     Returns:
         Q by the name of the parameter whose rows it is for, columns orthonormal: of A, shape (in, k);
         of B, shape (rank, k).
+
+    Raises:
+        ModelError: if the adapter acts on a module of no layer, or one that does not read every token.
+        TrainingError: if what is read is not finite.
     """
     base, params = adapter.base, adapter.params
     layers: dict[str, list[str]] = {}
-    for name in params:
-        if found := re.match(rf"((.*?\.\d+)\..*){re.escape(_DOWN)}$", name):
-            layers.setdefault(found[2], []).append(found[1])
+    adapted = [name.removesuffix(_DOWN) for name in params if name.endswith(_DOWN)]
+    for name in adapted:
+        inside = re.match(r".*?\.\d+(?=\.)", name)
+        if inside is None:
+            raise ModelError(
+                f"{name} is in no layer, so null_space cannot hold what it reads: say null_space=0, or "
+                "let a new adapter act on layers alone, as with layers=0-0.99"
+            )
+        if name not in fixed:
+            layers.setdefault(inside[0], []).append(name)
     # What all prompts begin with counts once, whether they are packed or not.
     columns = zip(*(exchange.prompt for exchange in exchanges), strict=False)
     begin = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
@@ -71,16 +87,27 @@ def _moments(
     modules, whole = [base.hf.get_submodule(name) for name in names], base.hf.get_submodule(layer)
     found: list[Tensor] = []
     for passed in base.forward.passing(exchanges, modules, whole):
+        for name, read in zip(names, passed.inputs, strict=True):
+            if len(read) != len(passed.output):
+                raise ModelError(
+                    f"{name} does not read every token, so null_space cannot hold what it reads: say "
+                    "null_space=0, or parts=attention for a new adapter"
+                )
         rows = [row for path in passed.paths for row in path[begin:]]
         rows += passed.paths[0][:begin] if not found else []
-        read = (torch.nn.functional.normalize(x[rows].double(), dim=-1) for x in passed.inputs)
-        more = [tokens.T @ tokens for tokens in read]
+        reads = (torch.nn.functional.normalize(x[rows].double(), dim=-1) for x in passed.inputs)
+        more = [tokens.T @ tokens for tokens in reads]
         found = [a + b for a, b in zip(found, more, strict=True)] if found else more
     return found
 
 
 def _largest(moment: Tensor, share: float) -> Tensor:
     """The fewest directions that hold a share of a moment's trace, as columns."""
+    if not moment.isfinite().all():
+        raise TrainingError(
+            "what the model reads of earlier edits is not finite, so null_space has no directions: use "
+            "dtype=float32, or null_space=0"
+        )
     values, vectors = torch.linalg.eigh(moment)  # ascending
     held = values.clamp_min(0).flip(0).cumsum(0)
     count = int((held < share * held[-1]).sum()) + 1
@@ -102,3 +129,22 @@ def give_back(
     for name, basis in directions.items():
         if name in params:
             params[name].sub_((params[name] - before[name]) @ basis @ basis.T)
+
+
+def free(gradient: Mapping[str, Tensor], directions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a gradient leads anywhere.
+
+    The rest cannot be learned, so it never shrinks, and would decide how far AdamW goes and what is
+    clipped.
+
+    Args:
+        gradient: by name.
+        directions: Q by name, from `taken`.
+
+    Returns:
+        The gradient without what is taken.
+    """
+    return {
+        name: part - part @ directions[name] @ directions[name].T if name in directions else part
+        for name, part in gradient.items()
+    }

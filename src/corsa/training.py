@@ -15,7 +15,7 @@ from corsa import allocator
 from corsa.config import Config
 from corsa.errors import TrainingError
 from corsa.models import Adapter
-from corsa.null_space import give_back
+from corsa.null_space import free, give_back
 from corsa.sharpness import global_norm
 from corsa.step import Example, ExampleScore, Gradient, StepResult, corsa_step, score_examples
 
@@ -267,6 +267,7 @@ class RoundTrainer:
             result = corsa_step(
                 self.adapter.base.forward, self.params, batch, self.config, joined, self.followed
             )
+        result = result._replace(gradient=free(result.gradient, self.taken))
         scores = dict(zip(own, self._scores(batch, result), strict=True))
         norm = self._check(result)
         self._apply(result.gradient, norm, rate)

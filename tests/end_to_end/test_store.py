@@ -27,6 +27,8 @@ from corsa import (
     examination,
 )
 from corsa.config import make_config
+from corsa.methods import lora
+from corsa.null_space import taken
 from corsa.progress import Silent
 from corsa.session import Session
 from corsa.training import RoundTrainer, usual_steps
@@ -629,14 +631,30 @@ def test_a_round_interrupted_twice_and_in_its_second_round(store, one_round, tmp
     assert contents(made.round.folder) == contents(expected.round.folder)
 
 
-def test_no_step_goes_where_earlier_edits_are(store, tmp_path):
-    """They are not replayed, so nothing else holds them. A tiny adapter has little room beside them."""
+def test_a_round_leaves_alone_what_earlier_edits_read_and_learns_beside_it(
+    tiny, tmp_path, monkeypatch
+):
+    """They are not replayed, so nothing else holds them."""
+    asked = []
+
+    def spied(adapter, exchanges, share, *rest):
+        asked.append((adapter.base.chat, exchanges, share))
+        return taken(adapter, exchanges, share, *rest)
+
+    monkeypatch.setattr(lora, "taken", spied)
+    settings = QUICK | {"rank": 32, "alpha": 32.0}
+    store = Store.open(tmp_path / "store", tiny)
+    store.update(FACTS, **settings)
     shutil.copytree(store.path, tmp_path / "free")
-    settings = QUICK | {"max_visits": 8}
     free = Store.open(tmp_path / "free").update(NEXT, **settings)
-    kept = store.update(NEXT, null_space=1.0, **settings)
+    assert not asked
+    kept = store.update(NEXT, null_space=0.9999, **settings)
     rows = [made.metrics["retention"]["reliability"]["matrix"] for made in (free, kept)]
-    assert rows == [[[1.0], [0.0, 1.0]], [[1.0], [1.0, 0.0]]]
+    assert rows == [[[1.0], [0.0, 1.0]], [[1.0], [1.0, 1.0]]]
+    told = [(prompt, "Ann") for prompt in (KING["prompt"], *KING["train_paraphrases"])]
+    told += [(CITY["prompt"], "Rome")]
+    ((chat, exchanges, share),) = asked
+    assert (exchanges, share) == ([chat.exchange(*one) for one in told], 0.9999)
 
 
 def test_an_interruption_while_measuring_costs_no_step(one_round, tiny, tmp_path, monkeypatch):

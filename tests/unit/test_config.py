@@ -133,6 +133,8 @@ def test_values_may_be_typed_on_a_command_line(typed, read):
             "contrast_dpo=true needs dpo=true",
         ),
         ({"sft": False, "projection": "one-sided"}, "needs two losses and only dpo is on"),
+        ({"null_space": 2.0}, "null_space=2.0 is out of range: give a number of at most 1"),
+        ({"method": "ft-l", "null_space": 0.9}, "null_space is of adapters"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_to_do(settings, told):

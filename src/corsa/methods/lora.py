@@ -96,7 +96,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         for prompt in (edit.prompt, *edit.train_paraphrases)
     ]
     keeps = held and config.null_space
-    directions = taken(adapter, held, config.null_space, progress) if keeps else {}
+    directions = taken(adapter, held, config.null_space, progress, given) if keeps else {}
     trainer = RoundTrainer(adapter, examples, config, company, remembered, given, directions)
     if saved := checkpoints.load():
         trainer.load_state(*saved)
