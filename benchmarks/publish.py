@@ -80,23 +80,20 @@ PLANNED = {
                 "no-projection",
                 "no-positives",
                 "no-keep",
-                "no-contrast",
                 "no-replay",
-                "one-sided",
-                "contrast-dpo",
             ),
+        ),
+        Block(
+            "ablations-with-questions",
+            "Ablations with questions among the fresh wordings",
+            ("trained", "no-contrast", "contrast-dpo", "one-sided", "no-replay-null-space"),
         ),
         Block(
             "remembering",
             "Earlier rounds: replayed, or their directions left out of steps",
             ("lora@0", "null-space@0.9", "null-space@0.99", "lora-replay"),
         ),
-        Block(
-            "remembering-all",
-            "The same of all that is trained",
-            ("trained@4", "no-replay", "no-replay-null-space"),
-        ),
-        Block("neurons", "Facts as neurons, and trained", ("trained@4", "trained@8", "corsa@0.5")),
+        Block("neurons", "Facts as neurons, and trained", ("trained", "paper", "corsa@0.5")),
     ),
     "counterfact-rates": (
         Block(
