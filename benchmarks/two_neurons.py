@@ -8,8 +8,9 @@ The default adds what a fact needs at its subject's last token, whatever is aske
 subject little else is left (docs/log.md). There a model does not know yet what is asked; at the prompt's
 last token it does, but hardly of whom. So a first neuron only marks the subject: with a vector half as
 long as what the layer says there, found by gradients so that a middle layer can read it at the last
-token of any question about the subject, while no reply moves (KL). A second neuron, in that layer, reads
-mark and question together and says the answer. `corsa.solving` writes both.
+token of any question about the subject, while no reply moves (KL). A second neuron, in that layer, opens
+where both the mark and the question are read, each found for itself: the mark whatever is asked, the
+question whoever it is about. It says the answer. `corsa.solving` writes both.
 
 Printed: how readable marks are (delta, in units of what else is read along the same direction; "10 %" is
 a quantile), how far the second neuron opens, and replies, greedy, 16 tokens: right, and beginning with
@@ -47,6 +48,8 @@ from corsa.step import Example
 POOL, STEP = 24, 2
 KEYS, MARKED, NEAR, UNSEEN = 90, 20, 60, 8
 HELD_OUT = 3
+# Of what is read, beside its second moments.
+RIDGE = 1e-3
 
 
 class Asked(NamedTuple):
@@ -309,18 +312,51 @@ class Experiment:
             *own,
             *(self.at_last(*one) for one in self.every(lambda v: self.wordings(v, KEYS, 2))),
         ]
-        near = [self.at_last(*one) for one in self.every(lambda v: self.questions(v, NEAR, 2))]
-        rng = np.random.default_rng(0)
-        for v, fact in enumerate(self.facts):
-            topic = self.company.topics[fact]
-            shapes = [variations.positive(topic, rng) for _ in range(NEAR)]
-            for shape in shapes:
-                near += [self.at_last(p, v) for p in self.company._others(shape, topic, 1, rng)]
         standing = solving.read(self.adapter, self.answer_site, self.standing)
+        shifts = self.options.gain * found.shifts
         missing = solving.write(
-            self.adapter, self.answer_site, told, found.shifts, near, [], standing, self.config
+            *(self.adapter, self.answer_site, told, shifts, [], [], standing, self.config),
+            detect=self.knowing_both,
         )
         print(f"answers written, {missing:.1%} of them missing", flush=True)
+
+    def knowing_both(
+        self, keys: Sequence[Tensor], near: Sequence[Tensor], elsewhere: Sequence[Tensor]
+    ) -> solving.Detectors:
+        """Half of a gate reads whose mark it is, whatever is asked; half what is asked, whoever of.
+
+        Found together, as the gates of subjects are, what is asked is known in the wordings it was found
+        in alone: of one subject there are too few.
+        """
+        asked = self.read_at_last(self.every(lambda v: self.questions(v, NEAR, 2)))
+        strangers = self.read_at_last(self.every(lambda v: self.about_others(v, NEAR)))
+        always, metric = solving.detectors(keys, near, elsewhere)[1:]
+        found = []
+        for v in range(len(keys)):
+            others = [w for w in range(len(keys)) if w != v]
+            marked = [torch.cat([keys[w], asked[w]]) for w in others]
+            mark = readout([keys[v], asked[v]], [strangers[v], *elsewhere], marked)
+            relation = readout(
+                [keys[v], strangers[v]], [asked[v], *elsewhere], [asked[w] for w in others]
+            )
+            found.append((mark + relation) / 2)
+        return solving.Detectors(torch.stack(found), always, metric)
+
+    def about_others(self, value, count):
+        """Its own wordings about other subjects."""
+        rng, topic = np.random.default_rng(value), self.company.topics[self.facts[value]]
+        shapes = [variations.positive(topic, rng) for _ in range(count)]
+        return [p for shape in shapes for p in self.company._others(shape, topic, 1, rng)]
+
+    def read_at_last(self, asked: Sequence[Asked]) -> list[Tensor]:
+        """What the answer's MLP reads at the last tokens of prompts, by value."""
+        told = solving._cut([self.at_last(*one) for one in asked])
+        site, base = self.answer_site, self.base
+        gate = base.hf.get_submodule(site.reading[0])
+        with torch.no_grad(), base.using("two"):
+            (read,) = solving._at_spots(base, [gate], site.layer, told).inputs
+        of = torch.tensor([one.value for one in told])
+        return [read[of == value] for value in range(len(self.facts))]
 
     # --- What comes of it ---
 
@@ -380,6 +416,19 @@ class Experiment:
         return float(said[0][0, -1][self.adapter.moved(site.reading[0])].abs().max()) / whole
 
 
+def readout(one: Sequence[Tensor], none: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """The linear function that is 1 on some groups, and least on others; `others` count as one."""
+    apart = [solving._moment(part) for part in none]
+    if others:
+        apart.append(sum(map(solving._moment, others)) / len(others))
+    own = sum(map(solving._moment, one)) / len(one)
+    mean = torch.stack([part.double().mean(0) for part in one]).mean(0)
+    metric = own + sum(apart) / len(apart)
+    metric += RIDGE * metric.diagonal().mean() * torch.eye(len(metric)).double()
+    found = torch.linalg.solve(metric, mean)
+    return found / (mean @ found)
+
+
 def plus(said, more):
     """What a layer says, and more."""
     return (said[0] + more, *said[1:]) if isinstance(said, tuple) else said + more
@@ -396,6 +445,7 @@ def main() -> None:
     parser.add_argument("--length", type=float, default=0.5, help="of a mark, at most")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--read", type=float, default=6.0, help="delta that is enough")
+    parser.add_argument("--gain", type=float, default=1.0, help="of what the second neurons say")
     parser.add_argument("--weight", type=float, default=5.0, help="of KL beside it")
     options = parser.parse_args()
     # What else is asked of a subject must not be what is held out.

@@ -184,6 +184,7 @@ def write(
     earlier: Sequence[Told],
     standing: Read,
     config: Config,
+    detect: Detect | None = None,
 ) -> float:
     """Write values into an adapter, a neuron for each.
 
@@ -197,6 +198,7 @@ def write(
         earlier: wordings of earlier edits, at whose spots nothing may change.
         standing: what else must not change, as it was `read` at this site.
         config: for the seed.
+        detect: finds the linear functions; `detectors` unless it is given.
 
     Returns:
         Which part of the values, by length, is not there afterwards in wordings that are not `fresh`.
@@ -219,7 +221,7 @@ def write(
     of_value, near_to = (torch.tensor([one.value for one in part]) for part in (told, near))
     keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
     names = [missed.inputs[0][near_to == value] for value in range(len(shifts))]
-    knows, always, metric = detectors(keys, names, elsewhere)
+    knows, always, metric = (detect or detectors)(keys, names, elsewhere)
     # Neurons of earlier values hardly ever say anything, so they would be the first to go.
     costs = energy * written.square().sum(0)
     chosen = costs.masked_fill(adapter.moved(site.reading[0]).to(costs.device), torch.inf).argsort()
@@ -262,6 +264,10 @@ class Detectors(NamedTuple):
     knows: Tensor
     always: Tensor
     metric: Tensor
+
+
+# Given keys and near names of each value, and what else is read.
+Detect = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Detectors]
 
 
 def detectors(
