@@ -52,6 +52,11 @@ PLANNED = {
             "The paper's settings and LoRA, both until they converge",
             ("lora-converged", "paper-converged"),
         ),
+        Block(
+            "remembering",
+            "LoRA, and LoRA whose steps leave out the directions of earlier edits",
+            ("lora", "lora-null-space"),
+        ),
     ),
     # Records that defaults are chosen on.
     "counterfact-dev": (
