@@ -24,7 +24,7 @@ LESSONS: Mapping[str, tuple[str, ...]] = {
 }
 
 # What a setting of today was when it could not be set yet, where that was not off.
-_BEFORE: Mapping[str, Any] = {"keep_tokens": 5}
+_BEFORE: Mapping[str, Any] = {"keep_tokens": 5, "solve_keep": 0.5}
 
 # Methods that differ in these were not measured alike, or not on the same edits.
 _OF_ALL = ("seed", "dtype", "device", "attention", "packing")

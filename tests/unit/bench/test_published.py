@@ -158,9 +158,17 @@ def test_the_command_is_read_as_the_run_that_was_made(tmp_path):
 
 
 def test_settings_that_changed_since_a_run_are_told(tmp_path):
-    """A setting that came later counts as off in a run from before it."""
+    """A setting that came later counts as off in a run from before it, or as what it was then."""
     now = make_config({"sam": False, "rank": 4, "drift": False, "seed": 1}).to_dict()
-    later = ("keep_plain", "keep_tokens", "dropout", "solve", "solve_steps", "solve_layers")
+    later = (
+        "keep_plain",
+        "keep_tokens",
+        "dropout",
+        "solve",
+        "solve_steps",
+        "solve_layers",
+        "solve_keep",
+    )
     before = {name: value for name, value in now.items() if name not in later}
     assert now["keep_plain"]
     assert not now["dropout"]
