@@ -40,7 +40,7 @@ def taken(
         share: of the squared length of what each module reads there that the directions hold, every
             token counting alike: a chat's first token is a hundred times as long as others.
         progress: told how far it is.
-        fixed: full names of modules that no step changes.
+        fixed: full names of modules that no step changes, unless it is all of them.
 
     Returns:
         Q by the name of the parameter whose rows it is for, columns orthonormal: of A, shape (in, k);
@@ -53,15 +53,15 @@ def taken(
     base, params = adapter.base, adapter.params
     layers: dict[str, list[str]] = {}
     adapted = [name.removesuffix(_DOWN) for name in params if name.endswith(_DOWN)]
-    for name in adapted:
+    # Where every module is fixed a round trains them all (`RoundTrainer`).
+    for name in [name for name in adapted if name not in fixed] or adapted:
         inside = re.match(r".*?\.\d+(?=\.)", name)
         if inside is None:
             raise ModelError(
                 f"{name} is in no layer, so null_space cannot hold what it reads: say null_space=0, or "
                 "let a new adapter act on layers alone, as with layers=0-0.99"
             )
-        if name not in fixed:
-            layers.setdefault(inside[0], []).append(name)
+        layers.setdefault(inside[0], []).append(name)
     # What all prompts begin with counts once, whether they are packed or not.
     columns = zip(*(exchange.prompt for exchange in exchanges), strict=False)
     begin = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

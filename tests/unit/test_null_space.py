@@ -129,6 +129,8 @@ def test_modules_that_no_step_changes_are_not_looked_at():
     fixed = "model.layers.1.mlp.gate_proj"
     found = taken(adapter, EARLIER, 0.8, Silent(), [fixed])
     assert set(adapter.params) - set(found) == {f"{fixed}.lora_{part}.weight" for part in "AB"}
+    every = [name.removesuffix(".lora_A.weight") for name in adapter.params if ".lora_A." in name]
+    assert set(taken(adapter, EARLIER, 0.8, Silent(), every)) == set(adapter.params)
 
 
 def test_a_module_that_does_not_read_every_token_is_refused():
