@@ -20,6 +20,8 @@ Run = Mapping[str, Any]
 
 # What methods are compared on, edit by edit.
 _TESTED = ("reliability", "generality", "leak", "portability")
+# What is also told round by round; all else after the last one, or by edits in figures.
+_EACH_ROUND = ("sharpness_sft", "sharpness")
 
 # Left-out records that the table names; all are in bench.json.
 _NAMED = 12
@@ -123,7 +125,8 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns:
         `dataset`, `protocol`, `methods` (by name and metric: mean, low, high, per_seed in the order
-        of `seeds`), `compared` with the first method, and what was asked for.
+        of `seeds`), `each_round` (by metric and name: the mean over seeds after each round),
+        `compared` with the first method, and what was asked for.
     """
     seeds = [seed for seed in record["seeds"] if seed in {run["seed"] for run in runs}]
     by_method: dict[str, dict[int, Run]] = {}
@@ -160,8 +163,23 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
         "draws": {str(run["seed"]): run["draw"] for run in runs},
         "configs": {m["label"]: m["config"] for m in record["methods"] if m["label"] in methods},
         "methods": methods,
+        "each_round": {
+            metric: {
+                label: means
+                for label, by_seed in by_method.items()
+                for means in [_each_round(metric, list(by_seed.values()))]
+                if means.count(None) < len(means)
+            }
+            for metric in _EACH_ROUND
+        },
         "compared": list(_compared(by_method)),
     }
+
+
+def _each_round(metric: str, runs: Sequence[Run]) -> list[float | None]:
+    """The mean over seeds after each round; `None` where no run has it."""
+    rounds = zip(*(run["rounds"] for run in runs), strict=True)
+    return [estimate([row.get(metric) for row in rows]).mean for rows in rounds]
 
 
 def _left_out(record: Mapping[str, Any], runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -298,6 +316,7 @@ def comparison(document: Mapping[str, Any], heading: str = "##") -> Iterator[str
         "over all edits that hold; definitions in docs/metrics.md."
     )
     yield markdown_table(*table(document))
+    yield from _rounds(document, heading)
     yield from _tests(document["compared"], heading)
 
 
@@ -315,6 +334,20 @@ def background(document: Mapping[str, Any], heading: str = "##") -> Iterator[str
     yield markdown_table(["", ""], [[k, _text(v)] for k, v in document["protocol"].items()])
     yield f"{heading} What was measured on"
     yield "\n".join(f"- {line}" for line in _origin(document))
+
+
+def _rounds(document: Mapping[str, Any], heading: str) -> list[str]:
+    """What is told round by round, methods one below the other."""
+    names = {row.metric: row.name for row in ROWS}
+    rows = [
+        [label, names[metric], *("–" if mean is None else f"{mean:.4f}" for mean in means)]
+        for metric, by_label in document["each_round"].items()
+        for label, means in by_label.items()
+    ]
+    if not rows:
+        return []
+    heads = ["", "", *(f"after round {number}" for number in range(1, document["rounds"] + 1))]
+    return [f"{heading} Round by round", "Means over seeds.", markdown_table(heads, rows)]
 
 
 def _tests(compared: Sequence[Mapping[str, Any]], heading: str) -> list[str]:

@@ -87,6 +87,19 @@ def test_numbers_are_aggregated_over_the_seeds_of_each_method():
     assert "portability" not in methods["corsa"]  # nobody has any
 
 
+def test_sharpness_is_told_round_by_round():
+    assert "Round by round" not in markdown(DOCUMENT)  # nobody has it
+    runs = [run("corsa", seed, 0.2) for seed in (3, 4)] + [run("lora", 3, 0.6)]
+    for one, found in zip(runs, ((0.25, 0.5), (0.75, None), (None, None)), strict=True):
+        for row, sharpness in zip(one["rounds"], found, strict=True):
+            row["sharpness_sft"] = sharpness
+    document = report(RECORD, runs)
+    assert document["each_round"] == {"sharpness_sft": {"corsa": [0.5, 0.5]}, "sharpness": {}}
+    page = markdown(document)
+    assert "after round 1 | after round 2 |" in page
+    assert "| corsa | sharpness of L_SFT at ρ, nats | 0.5000 | 0.5000 |" in page
+
+
 def test_a_test_takes_only_the_edits_both_were_given():
     tests = {row["metric"]: row for row in DOCUMENT["compared"]}
     assert tests.keys() == {"reliability", "generality", "leak"}
