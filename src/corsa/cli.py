@@ -48,10 +48,11 @@ def main() -> None:
         sys.stderr.close()
         code = 1
     except OSError as error:
+        what = (
+            f"use {error.filename}" if error.filename else "write a file"
+        )  # a full disk names none
         reason = error.strerror or error
-        code = _fail(
-            StoreError(f"cannot use {error.filename}: {reason}; mend it and run the command again")
-        )
+        code = _fail(StoreError(f"cannot {what}: {reason}; mend it and run the command again"))
     except MemoryError:
         code = _fail(CorsaError("out of memory: ask fewer questions at a time, or free some"))
     sys.exit(code)
@@ -804,7 +805,7 @@ def _read_seeds(text: str) -> tuple[int, ...]:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
         seeds = ()
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds {text!r}: give different whole numbers, such as 0,1,2")
     return seeds
 

@@ -259,7 +259,7 @@ class Config:
         high=1,
     )
 
-    seed: int = _setting(42, "seed of everything random", low=0)
+    seed: int = _setting(42, "seed of everything random", low=0, high=2**63 - 1)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(
         "auto",
         "dtype the base model is loaded in; auto: float32 on a CPU, else bfloat16",

@@ -20,7 +20,7 @@ from corsa.errors import BadEditsError, Fault, UsageError
 from corsa.layouts import layout_of
 from corsa.validation import RESERVED, Reading, Row, did_you_mean, edits_from_rows, short
 
-__all__ = ["Reading", "edits_from_records", "parse_edits", "read_edits", "write_edits"]
+__all__ = ["Reading", "csv_rows", "edits_from_records", "parse_edits", "read_edits", "write_edits"]
 
 _JSON_CELLS = ("paraphrases", "train_paraphrases", "keep", "locality", "portability")
 _FLAGS = {"true": True, "false": False}
@@ -56,9 +56,9 @@ def parse_edits(data: bytes | str, name: str) -> Reading:
     text = text.removeprefix("\ufeff")  # the byte order mark that some editors write
     if not text.strip():
         raise BadEditsError([Fault(name, "the file is empty")])
-    rows_of = {"[": _array_rows, "{": _jsonl_rows}.get(text.lstrip()[0], _csv_rows)
+    rows_of = {"[": _array_rows, "{": _jsonl_rows}.get(text.lstrip()[0], csv_rows)
     by_suffix = {".json": _array_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
-    rows_of = (by_suffix | {".csv": _csv_rows}).get(Path(name).suffix.lower(), rows_of)
+    rows_of = (by_suffix | {".csv": csv_rows}).get(Path(name).suffix.lower(), rows_of)
     return edits_from_rows(list(rows_of(text, name)), name)
 
 
@@ -199,7 +199,16 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _csv_rows(text: str, name: str) -> Iterator[Row]:
+def csv_rows(text: str, name: str) -> Iterator[Row]:
+    """The rows of a CSV file whose first line names the columns.
+
+    Args:
+        text: what is in it.
+        name: of the file.
+
+    Yields:
+        One for every record, with what is wrong with it.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
     line = 1

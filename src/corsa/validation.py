@@ -191,6 +191,18 @@ class _Fields(NamedTuple):
         return copies
 
 
+def printable(text: str) -> str:
+    """A text without the characters that no record may hold.
+
+    Args:
+        text: what a model said, say.
+
+    Returns:
+        The rest of it.
+    """
+    return _UNPRINTABLE.sub("", text)
+
+
 def _text_problem(value: object) -> str | None:
     if not isinstance(value, str):
         return f"must be a string, found {_found(value)}"

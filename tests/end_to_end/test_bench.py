@@ -300,6 +300,28 @@ def test_a_folder_with_a_benchmark_is_not_added_to_by_accident(bench, finished):
     assert "another --out" in err
 
 
+def test_what_a_killed_write_left_behind_is_no_benchmark(bench, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".bench.json.x.writing").write_text("{", "utf-8")
+    code, _, err = bench(out, "--seeds", "0", methods="in-context")
+    assert code == 0, err
+
+
+def test_a_benchmark_is_begun_by_its_record(bench, tmp_path, monkeypatch):
+    """Draws without it could never be gone on with."""
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("corsa.bench.runner.write_atomically", full)
+        code, _, err = bench(tmp_path / "out", "--seeds", "0", methods="in-context")
+    assert (code, "cannot write a file: No space left on device" in err) == (1, True)
+    code, _, err = bench(tmp_path / "out", "--seeds", "0", methods="in-context")
+    assert code == 0, err
+
+
 def test_a_folder_with_something_else_is_left_alone(bench, tmp_path):
     (tmp_path / "mine.txt").write_text("mine", "utf-8")
     code, _, err = bench(tmp_path)
@@ -498,6 +520,58 @@ def test_a_run_that_fails_costs_the_others_nothing_and_is_tried_again(bench, tmp
     assert list(methods) == ["lora", "in-context"]
 
 
+def test_the_order_of_extras_does_not_matter(bench, tmp_path):
+    words = ("--seeds", "0", "--extras", "token-accuracy,counterfact")
+    assert bench(tmp_path / "out", *words, methods="in-context")[0] == 0
+    code, _, err = bench(tmp_path / "out", *words, "--resume", methods="in-context")
+    assert code == 0, err
+
+
+def test_an_extra_measure_that_fails_costs_one_run_and_its_file_may_be_mended(
+    bench, tmp_path, monkeypatch
+):
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+
+    def measure(finished):
+        words = finished.data.read_text("utf-8").split()
+        return {"probe.first": float(words[0])}
+
+    monkeypatch.setitem(extras.EXTRAS, "probe", measure)
+    monkeypatch.setitem(extras.READERS, "probe", lambda data: data.read_text("utf-8"))
+    words = (out, "--seeds", "0", "--extras", f"probe={text}")
+    code, _, err = bench(*words, methods="in-context")
+    assert (code, f"--extras probe: there is no file {text}" in err) == (2, True)
+    text.write_text("one", "utf-8")
+    code, _, err = bench(*words)
+    assert code == 1
+    for method in ("lora", "in-context"):
+        assert f"{method}, seed 0: --extras probe: ValueError: could not convert" in err
+    text.write_text("1", "utf-8")
+    code, _, err = bench(*words, "--resume")
+    assert code == 0, err
+    text.write_text("2", "utf-8")  # runs have been measured with it
+    assert bench(*words, "--resume")[0] == 2
+
+
+def test_without_a_given_old_answer_all_methods_are_measured_against_what_the_base_says(
+    tiny, tmp_path
+):
+    rows = [{k: v for k, v in row.items() if k != "target_old"} for row in facts(4)]
+    path, out = tmp_path / "facts.json", tmp_path / "out"
+    path.write_text(json.dumps(rows), "utf-8")
+    words = ["--methods", "lora,in-context", "--model", tiny, "--out", out, *SMALL]
+    code, _, err = call("bench", "facts", "--data", path, *words, "--seeds", "0")
+    assert code == 0, err
+    old = {}
+    for reply in lines(out / "generations.jsonl"):
+        if reply["kind"] == "edit":
+            old.setdefault(reply["edit_id"], set()).add(reply["target_old"])
+    assert len(old) == 4
+    assert all(len(said) == 1 for said in old.values())
+    drawn = unseal(out / "draws" / "seed0.json")["rounds"]
+    assert {r["id"]: {r.get("target_old")} for edits in drawn for r in edits} == old
+
+
 # --- What it refuses ------------------------------------------------------------------------------
 
 
@@ -514,6 +588,7 @@ def test_without_the_extra_it_says_how_to_install_it(bench, tmp_path, monkeypatc
     [
         (["--seeds", "0,0"], "different whole numbers"),
         (["--seeds", "x"], "different whole numbers"),
+        (["--seeds", str(2**63)], "different whole numbers"),
         (["--rounds", 5], "take 10, and there are 8"),
         (["--set", "seed=3"], "--seeds"),
         (["--extras", "es"], "no extra measure 'es'"),
@@ -616,6 +691,7 @@ def test_an_extra_measure_sees_the_finished_run_and_its_numbers_are_reported(
         return {"probe.changed": float(replies != before), "probe.edits": len(finished.edits)}
 
     monkeypatch.setitem(extras.EXTRAS, "probe", measure)
+    monkeypatch.setitem(extras.READERS, "probe", lambda _: None)
     out = tmp_path / "out"
     words = ("--seeds", "0", "--extras", f"probe={data}", "--json")
     code, text, err = bench(out, *words, methods="lora")

@@ -124,6 +124,10 @@ def _contender(text: str) -> Contender:
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not (key and equals and value):
             raise UsageError(f"{pair!r} in the method {text!r} is not of the form key=value")
+        if key == "method" and method:
+            raise UsageError(
+                f"{pair!r} in the method {text!r}: the method stands before the bracket"
+            )
         if key in _OF_ALL:
             where = "--seeds" if key == "seed" else "--set"
             raise UsageError(f"{key} in the method {text!r} must be that of all: use {where}")

@@ -7,6 +7,7 @@ of the tables and columns of nothing else; one that the store measures already i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from corsa.bench import curvature, fluency, general, harness, probabilities
 from corsa.bench.code import humaneval
@@ -15,6 +16,7 @@ from corsa.errors import UsageError
 from corsa.metrics import Number
 
 Extra = Callable[[Finished], Mapping[str, Number]]
+Reader = Callable[[Path | None], object]
 
 EXTRAS: dict[str, Extra] = {
     "counterfact": probabilities.counterfact,
@@ -42,6 +44,14 @@ PROTOCOLS: dict[str, str] = {
     "humaneval": humaneval.PROTOCOL,
 }
 
+# What reads the file behind `NAME=FILE`, or what stands for it; the others take none.
+READERS: dict[str, Reader] = {
+    "wikitext": general.wikitext_of,
+    "mmlu": general.questions_of,
+    "lm-eval": harness.tasks_of,
+    "humaneval": humaneval.tasks_of,
+}
+
 # Those that run programs which the model wrote.
 RUN_PROGRAMS = frozenset({"humaneval"})
 
@@ -56,7 +66,7 @@ def parse_extras(text: str) -> dict[str, str | None]:
         The file by name.
 
     Raises:
-        UsageError: if there is no measure of that name.
+        UsageError: if there is no measure of that name, or a file that it does not read.
     """
     named = (part.strip().partition("=") for part in text.split(",") if part.strip())
     extras = {name: file or None for name, _, file in named}
@@ -64,4 +74,21 @@ def parse_extras(text: str) -> dict[str, str | None]:
         if name not in EXTRAS:
             there = ", ".join(EXTRAS)
             raise UsageError(f"there is no extra measure {name!r}: there are {there}")
+        if extras[name] and name not in READERS:
+            raise UsageError(f"{name} reads no file: leave ={extras[name]} out")
     return extras
+
+
+def check_files(extras: Mapping[str, str | None]) -> None:
+    """Read what further measures will read: what is wrong with it is said before anything is trained.
+
+    Args:
+        extras: the file by name.
+
+    Raises:
+        UsageError: if a file cannot be read, or holds something else.
+        ModelError: if the hub does not give what stands for one.
+    """
+    for name, file in extras.items():
+        if name in READERS:
+            READERS[name](Path(file) if file else None)

@@ -55,7 +55,7 @@ def wikitext(finished: Finished) -> Numbers:
     if finished.adapter is None:
         return dict.fromkeys(names)
     count, nll, nll_base, divergence = 0, 0.0, 0.0, 0.0
-    for window in _windows(finished.base, _wikitext(finished.data)):
+    for window in _windows(finished.base, wikitext_of(finished.data)):
         before = _predictions(finished.base, None, window)
         after = _predictions(finished.base, finished.adapter, window)
         targets = torch.tensor(window.answer, device=after.device)[:, None]
@@ -83,7 +83,7 @@ def mmlu(finished: Finished) -> Numbers:
         mmlu and mmlu_base (accuracy), mmlu_flips (share of questions with another answer than the base),
         mmlu_base_commonest (share of the letter that the base gives most: near 1 the others say little).
     """
-    asked = _sample(_mmlu(finished.data))
+    asked = questions_of(finished.data)
     prompts = [_multiple_choice(row["question"], row["choices"]) for row in asked]
     right = [row["answer"] for row in asked]
     key = [*finished.base.identity(), MMLU_PROTOCOL, prompts]
@@ -144,7 +144,19 @@ def _sample(questions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sample
 
 
-def _wikitext(data: Path | None) -> str:
+def wikitext_of(data: Path | None) -> str:
+    """The text that is predicted.
+
+    Args:
+        data: the file given with `wikitext=FILE`; without it WikiText-2's test split.
+
+    Returns:
+        All of it.
+
+    Raises:
+        UsageError: if the file cannot be read.
+        ModelError: if the hub does not give it.
+    """
     if data is None:
         file = "wikitext-2-v1/test-00000-of-00001.parquet"
         path = from_hub("Salesforce/wikitext", file, "wikitext=FILE")
@@ -155,6 +167,32 @@ def _wikitext(data: Path | None) -> str:
         raise UsageError(f"{data} cannot be read: {first_line(error)}") from error
 
 
-def _mmlu(data: Path | None) -> Iterator[Mapping[str, Any]]:
-    file = "all/test-00000-of-00001.parquet"
-    return rows(data or from_hub("cais/mmlu", file, "mmlu=FILE"))
+def questions_of(data: Path | None) -> list[Mapping[str, Any]]:
+    """The questions that are asked.
+
+    Args:
+        data: the file given with `mmlu=FILE`; without it MMLU's test split.
+
+    Returns:
+        The first of each subject.
+
+    Raises:
+        UsageError: if the file cannot be read, or is not in MMLU's layout.
+        ModelError: if the hub does not give it.
+    """
+    path = data or from_hub("cais/mmlu", "all/test-00000-of-00001.parquet", "mmlu=FILE")
+    try:
+        asked = _sample(rows(path))
+        for row in asked:
+            _multiple_choice(row["question"], row["choices"])
+            _LETTERS[row["answer"]]
+    except UsageError:  # that it cannot be read
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is not in MMLU's layout ({type(error).__name__}: {first_line(error)}): a record "
+            "has subject, question, four choices, and answer from 0 to 3"
+        ) from error
+    if not asked:
+        raise UsageError(f"{path} holds no questions: give another file with mmlu=FILE")
+    return asked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from corsa.bench.finished import Finished, Numbers
 from corsa.errors import UsageError
 from corsa.optional import optional
@@ -26,19 +28,13 @@ def harness(finished: Finished) -> Numbers:
         changes no weights.
 
     Raises:
-        UsageError: if the file of names cannot be read.
+        UsageError: if the file of names cannot be read, or names none.
     """
     if finished.adapter is None:
         return {}
     evaluate = optional("lm_eval", "lm-eval").simple_evaluate
     wrapper = optional("lm_eval.models.huggingface", "lm-eval").HFLM
-    tasks = list(TASKS)
-    if finished.data is not None:
-        try:
-            tasks = finished.data.read_text("utf-8").split()
-        except OSError as error:
-            raise UsageError(f"{finished.data} cannot be read: {first_line(error)}") from error
-    base = finished.base
+    tasks, base = tasks_of(finished.data), finished.base
     with base.using(finished.adapter):
         model = wrapper(pretrained=base.hf, tokenizer=base.tokenizer)
         results = evaluate(model=model, tasks=tasks, limit=LIMIT, bootstrap_iters=0)["results"]
@@ -48,3 +44,26 @@ def harness(finished: Finished) -> Numbers:
         for metric, value in values.items()
         if isinstance(value, float) and "stderr" not in metric
     }
+
+
+def tasks_of(data: Path | None) -> list[str]:
+    """The tasks that are asked.
+
+    Args:
+        data: the file given with `lm-eval=FILE`; without it `TASKS`.
+
+    Returns:
+        Names of tasks, or paths of task files.
+
+    Raises:
+        UsageError: if the file cannot be read, or names none.
+    """
+    if data is None:
+        return list(TASKS)
+    try:
+        tasks = data.read_text("utf-8").split()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{data} cannot be read: {first_line(error)}") from error
+    if not tasks:
+        raise UsageError(f"{data} names no task: give names of lm-evaluation-harness, one per line")
+    return tasks

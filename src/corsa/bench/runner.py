@@ -25,7 +25,7 @@ from corsa.bench.code.options import CodeOptions, Programs, open_pool, where
 from corsa.bench.contenders import Contender, as_recorded, refuse_same_files
 from corsa.bench.datasets import DATASETS, load
 from corsa.bench.draws import draw
-from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS, RUN_PROGRAMS
+from corsa.bench.extras import EACH_ROUND, EXTRAS, PROTOCOLS, RUN_PROGRAMS, check_files
 from corsa.bench.figures import draw_figures
 from corsa.bench.finished import Finished
 from corsa.bench.origin import commit, hardware
@@ -38,15 +38,15 @@ from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, Usage
 from corsa.evaluation import REPLY_TOKENS, drift_questions, unusable
 from corsa.files import remove_folder, seal, sha256_file, unseal, write_atomically
 from corsa.floors import agreement_floors
-from corsa.matching import contains
+from corsa.matching import contains, strip_answer
 from corsa.metrics import Number
 from corsa.optional import optional
 from corsa.planning import holding
 from corsa.progress import Progress, Silent
 from corsa.sandbox.environment import make_environment
-from corsa.sources import EMBEDDED, cache_folder, resolve
+from corsa.sources import EMBEDDED, cache_folder, first_line, resolve
 from corsa.store import Store
-from corsa.validation import short
+from corsa.validation import printable, short
 
 _RECORD = "bench.json"
 # What a run tells of its draw.
@@ -182,7 +182,8 @@ def _locked(out: Path, *, resume: bool) -> Iterator[None]:
         raise UsageError(
             f"{out} holds a benchmark already: go on with it by --resume, or give another --out"
         )
-    if not begun and out.exists() and any(path.name != ".lock" for path in out.iterdir()):
+    # Names with a dot are the lock, and what a write that was killed left behind.
+    if not begun and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise StoreError(f"{out} holds something else: give an empty or new folder as --out")
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -226,7 +227,14 @@ class _Work:
     def _agreed(self) -> dict[str, Any]:
         """What is asked for, and was; refuses what cannot be both."""
         asked, path = self._asked(), self.out / _RECORD
-        return _joined(unseal(path), asked) if path.exists() else asked
+        if not path.exists():
+            return asked
+        begun = unseal(path)
+        if (
+            not self.runs.any()
+        ):  # what is measured at the end of runs may be mended until one has ended
+            begun.pop("extra_files", None)
+        return _joined(begun, asked)
 
     def _asked(self) -> dict[str, Any]:
         b = self.benchmark
@@ -239,7 +247,7 @@ class _Work:
             "neighbours": b.neighbours,
             "extras": dict(b.extras),
             "extra_files": {
-                name: {"file": Path(file).name, "sha256": sha256_file(Path(file))}
+                name: {"file": Path(file).name, "sha256": _sha256(name, Path(file))}
                 for name, file in b.extras.items()
                 if file
             },
@@ -272,6 +280,8 @@ class _Work:
             Interrupted: on Ctrl-C.
         """
         undone, schedule = self._undone()
+        if undone:
+            check_files(self.benchmark.extras)
         draws = {seed: self._draw(seed) for seed in dict.fromkeys(seed for _, seed in undone)}
         self._claim(draws.values())
         if not undone:
@@ -302,10 +312,10 @@ class _Work:
 
     def _claim(self, draws: Iterable[Mapping[str, Any]]) -> None:
         """Note what is begun, once there is something to begin with."""
-        folder = self.out / "draws"
-        folder.mkdir(exist_ok=True)
         write_atomically(self.out / _RECORD, seal(self.record))
         self.record = unseal(self.out / _RECORD)
+        folder = self.out / "draws"
+        folder.mkdir(exist_ok=True)
         for drawn in draws:
             write_atomically(folder / f"seed{drawn['seed']}.json", seal(drawn))
 
@@ -332,7 +342,27 @@ class _Work:
             return draw(heads, seed, b.rounds, b.edits, None, self._unusable)
         edits = [_with_neighbours(edit, b.neighbours) for edit in self.loaded.edits]
         knows = self._knows if b.known_only else None
-        return draw(edits, seed, b.rounds, b.edits, knows, self._unusable)
+        return self._answered(draw(edits, seed, b.rounds, b.edits, knows, self._unusable))
+
+    def _answered(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """A draw with y⁻ where the data set gives none: what the base model says.
+
+        Asked of the model as it is at each round, every method would be measured against what it has
+        made of the model.
+
+        Returns:
+            The draw; an edit whose new answer the base model says has no y⁻.
+        """
+        if all(edit.target_old is not None for edit in _edits(drawn)):
+            return drawn
+        plan = self.home.plan([*_edits(drawn)], progress=self.progress, **self.benchmark.settings)
+        edits = iter([planned.edit.to_record() for planned in plan.edits])
+        rounds = [[next(edits) for _ in part] for part in drawn["rounds"]]
+        for record in (record for part in rounds for record in part):
+            # A model may say what no record may hold.
+            said = printable(record.pop("target_old", None) or "")
+            record |= {"target_old": said} if strip_answer(said) else {}
+        return drawn | {"rounds": rounds}
 
     def _unusable(self, edits: Sequence[Edit]) -> dict[str, str]:
         """The edits that the model cannot take, by id, and why."""
@@ -448,22 +478,25 @@ class _Work:
                 finished = Finished(
                     base, before, after, edits, config, progress, data, self._programs()
                 )
-                found |= EXTRAS[name](finished)
+                with _named(name):
+                    found |= EXTRAS[name](finished)
         return found
 
     def _extras_of_rounds(
         self, store: Store, config: Config, rows: Sequence[dict[str, Any]], progress: Progress
     ) -> None:
         """What is measured of every round, into its row."""
-        measures = [EACH_ROUND[name] for name in self.benchmark.extras if name in EACH_ROUND]
+        measures = {name: EACH_ROUND[name] for name in self.benchmark.extras if name in EACH_ROUND}
         line = store.ledger.lineage(store.head)
         for place, row in enumerate(rows if measures else (), 1):
             edits = holding([planned for made in line[:place] for planned in made.edits()])
             progress.begin(f"measuring the sharpness after round {row['round']}")
             options = {"round": row["round"], "progress": progress, **config.to_dict()}
             with store.opened(**options) as (base, before, after):
-                for measure in measures:
-                    row |= measure(Finished(base, before, after, edits, config, progress))
+                finished = Finished(base, before, after, edits, config, progress)
+                for name, measure in measures.items():
+                    with _named(name):
+                        row |= measure(finished)
 
     def sum_up(self) -> dict[str, Any] | None:
         """Write the report of all finished runs.
@@ -514,6 +547,24 @@ def _with_neighbours(edit: Edit, count: int | None) -> Edit:
     return edit if count is None else replace(edit, locality=edit.locality[:count])
 
 
+@contextmanager
+def _named(extra: str) -> Iterator[None]:
+    """Inside the block errors say which further measure failed, and cost this run alone."""
+    try:
+        yield
+    except CorsaError:
+        raise
+    except Exception as error:  # other people's libraries raise anything
+        what = first_line(error)
+        raise CorsaError(f"--extras {extra}: {type(error).__name__}: {what}") from error
+
+
+def _sha256(extra: str, file: Path) -> str:
+    if not file.is_file():
+        raise UsageError(f"--extras {extra}: there is no file {file}")
+    return sha256_file(file)
+
+
 def _protocol(extra: str, *, unsafe: bool) -> str:
     said = PROTOCOLS.get(extra, "")
     return f"{said}; run {where(unsafe=unsafe)}" if extra in RUN_PROGRAMS else said
@@ -549,7 +600,7 @@ def _fixed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What must not change between two commands, by the name a user would know."""
     for name in ("rounds", "edits", "known_only", "neighbours", "code"):
         yield name, record[name]
-    yield "extras", list(record["extras"])  # their files go by what is in them
+    yield "extras", sorted(record["extras"])  # their files go by what is in them
     for name, told in (("settings", "--set"), ("extra_files", "the files of --extras")):
         if name in record:  # not noted by earlier versions
             yield told, record[name]

@@ -220,6 +220,14 @@ class Runs:
         """
         return self.folder / f"{name}-seed{seed}.json"
 
+    def any(self) -> bool:
+        """Whether a run is finished.
+
+        Returns:
+            Whether there is a file of one.
+        """
+        return any(self.folder.glob("*.json"))
+
     def write(self, name: str, run: Mapping[str, Any], generations: list[dict[str, Any]]) -> None:
         """Put a finished run down; its own file comes last and stands for all of it.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from corsa.errors import ModelError, UsageError
 from corsa.optional import optional
+from corsa.readers import csv_rows
 from corsa.sources import first_line
 
 
@@ -43,7 +44,7 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The records of a file.
 
     Args:
-        path: parquet, JSONL (also as .jsonl.gz), or a JSON array.
+        path: parquet, CSV, JSONL (also as .jsonl.gz), or a JSON array.
 
     Yields:
         One record at a time.
@@ -59,7 +60,17 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield from map(json.loads, filter(str.strip, lines))
         elif path.suffix == ".jsonl":
             yield from map(json.loads, filter(str.strip, path.read_text("utf-8").split("\n")))
+        elif path.suffix == ".csv":
+            for row in csv_rows(path.read_text("utf-8-sig"), str(path)):
+                if row.problems:
+                    raise UsageError(f"{row.where}: {'; '.join(row.problems)}")
+                yield row.value
         else:
-            yield from json.loads(path.read_text("utf-8"))
+            found = json.loads(path.read_text("utf-8"))
+            if not isinstance(found, list):
+                raise UsageError(f"{path} is no array of records: write one as [{{...}}, {{...}}]")
+            yield from found
+    except UsageError:
+        raise
     except (OSError, ValueError, EOFError) as error:  # pyarrow's errors are these, too
         raise UsageError(f"{path} cannot be read: {first_line(error)}") from error

@@ -50,6 +50,7 @@ def test_labels_make_file_names():
         ("corsa[sam=false", "cannot be read"),
         ("corsa]", "cannot be read"),
         ("corsa[sam]", "not of the form key=value"),
+        ("in-context[method=lora]", "the method stands before the bracket"),
         ("corsa[=1]", "not of the form key=value"),
         ("lora,lora", "2 methods are called 'lora'"),
         ("a/b:lora,a?b:sam", "2 methods are called 'a_b'"),

@@ -170,12 +170,14 @@ def test_without_a_file_the_data_sets_come_from_the_hub(tmp_path, monkeypatch):
     def hub(repository, file, instead):
         asked.append((repository, file, instead))
         path = tmp_path / "rows.jsonl"
-        path.write_text('{"text": " = A =\\n"}\n{"text": " b\\n"}\n', "utf-8")
+        asks = {"subject": "s", "question": "Q", "choices": [*"abcd"], "answer": 0}
+        lines = [asks | {"text": " = A =\n"}, asks | {"text": " b\n"}]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         return path
 
     monkeypatch.setattr(general, "from_hub", hub)
-    assert general._wikitext(None) == " = A =\n b\n"
-    assert [row["text"] for row in general._mmlu(None)] == [" = A =\n", " b\n"]
+    assert general.wikitext_of(None) == " = A =\n b\n"
+    assert [row["text"] for row in general.questions_of(None)] == [" = A =\n", " b\n"]
     assert asked == [
         ("Salesforce/wikitext", "wikitext-2-v1/test-00000-of-00001.parquet", "wikitext=FILE"),
         ("cais/mmlu", "all/test-00000-of-00001.parquet", "mmlu=FILE"),

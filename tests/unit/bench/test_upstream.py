@@ -30,6 +30,25 @@ def test_what_cannot_be_read_is_named(tmp_path, name):
         list(rows(tmp_path / name))
 
 
+def test_a_facts_file_of_ones_own_may_be_csv(tmp_path):
+    path = tmp_path / "facts.csv"
+    path.write_text('\ufeffprompt,target_new,paraphrases\nWho?,Ann,"[""Who is it?""]"\n', "utf-8")
+    assert list(rows(path)) == [
+        {"prompt": "Who?", "target_new": "Ann", "paraphrases": ["Who is it?"]}
+    ]
+    path.write_text("prompt,target_new\nWho?\n", "utf-8")
+    with pytest.raises(UsageError, match=r"facts\.csv:2: has 1 cell, the header 2"):
+        list(rows(path))
+
+
+@pytest.mark.parametrize("text", ["3", "null", '{"prompt": "Who?"}'])
+def test_json_that_is_no_array_is_named(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(UsageError, match=r"x\.json is no array of records"):
+        list(rows(path))
+
+
 def test_without_a_hub_the_error_says_what_to_give_instead(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match=r"somebody/nothing/x\.parquet is not .* with mmlu=FILE"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from corsa.answerers import Answerer, Sampling
@@ -26,6 +27,8 @@ PROTOCOL = (
     "and tokens as the tasks of the arena"
 )
 
+_FIELDS = ("task_id", "prompt", "entry_point", "test")
+
 
 def humaneval(finished: Finished) -> Numbers:
     """pass@k on HumanEval before and after.
@@ -39,28 +42,16 @@ def humaneval(finished: Finished) -> Numbers:
     Raises:
         UsageError: if the file is not in HumanEval's layout.
     """
-    file = "openai_humaneval/test-00000-of-00001.parquet"
-    path = finished.data or from_hub("openai/openai_humaneval", file, "humaneval=FILE")
     assert finished.programs is not None
     options = finished.programs.options
-    order = sorted(rows(path), key=lambda row: sha256_text(str(row.get("task_id"))))
-    asked = order[: options.humaneval]
-    try:
-        prompts = [_question(row) for row in asked]
-        key = [
-            *finished.base.identity(),
-            PROTOCOL,
-            options.to_dict(),
-            finished.config.seed,
-            prompts,
-        ]
-        # Replies are remembered and not scores: what passes depends on tests, libraries and limits, too,
-        # and a program that was killed on a busy machine may pass on another day.
-        written = remembered("humaneval", key, lambda: _written(finished, finished.before, prompts))
-        before = _scores(finished, written, asked)
-        after = _scores(finished, _written(finished, finished.after, prompts), asked)
-    except KeyError as error:
-        raise UsageError(f"{path} is not in HumanEval's layout: there is no {error}") from error
+    asked = tasks_of(finished.data)[: options.humaneval]
+    prompts = [_question(row) for row in asked]
+    key = [*finished.base.identity(), PROTOCOL, options.to_dict(), finished.config.seed, prompts]
+    # Replies are remembered and not scores: what passes depends on tests, libraries and limits, too, and
+    # a program that was killed on a busy machine may pass on another day.
+    written = remembered("humaneval", key, lambda: _written(finished, finished.before, prompts))
+    before = _scores(finished, written, asked)
+    after = _scores(finished, _written(finished, finished.after, prompts), asked)
     numbers: Numbers = {}
     for name, value in after.items():
         was = before[name]
@@ -68,6 +59,32 @@ def humaneval(finished: Finished) -> Numbers:
         if value is not None and was is not None:
             numbers[f"{name}_change"] = round(value - was, 6)
     return numbers
+
+
+def tasks_of(data: Path | None) -> list[Mapping[str, Any]]:
+    """The tasks, in the order in which they are asked.
+
+    Args:
+        data: the file given with `humaneval=FILE`; without it HumanEval from the hub.
+
+    Returns:
+        All of them.
+
+    Raises:
+        UsageError: if the file is not in HumanEval's layout, or empty.
+        ModelError: if the hub does not give it.
+    """
+    file = "openai_humaneval/test-00000-of-00001.parquet"
+    path = data or from_hub("openai/openai_humaneval", file, "humaneval=FILE")
+    tasks = list(rows(path))
+    for task in tasks:
+        lacking = [name for name in _FIELDS if not isinstance(task.get(name), str)]
+        if lacking:
+            what = f"there is no {', '.join(lacking)}"
+            raise UsageError(f"{path} is not in HumanEval's layout: {what}")
+    if not tasks:
+        raise UsageError(f"{path} holds no tasks: give another file with humaneval=FILE")
+    return sorted(tasks, key=lambda task: sha256_text(task["task_id"]))
 
 
 def _written(finished: Finished, answerer: Answerer, prompts: Sequence[str]) -> list[list[str]]:
