@@ -21,7 +21,8 @@ class PlannedEdit:
         edit: the edit; its `target_old` is filled, unless the answer is already said.
         old_from: where y⁻ comes from.
         already_said: the model says y⁺ in its reply already: SFT stays, DPO is off for it.
-        trained: whether the round trains on it; a repeated edit that is right is not.
+        trained: whether the round trains on it; a repeated edit that is right, and brings nothing new to
+            train on, is not.
         supersedes: (round, id) of earlier edits of the same fact that had another target.
         repeats: (round, id) of an earlier edit with the same prompt and target, if any.
         reply_before: what the model answered before the round.
@@ -148,7 +149,10 @@ def plan_edit(
             edit=replace(edit, target_old=first.edit.target_old),
             old_from="first round",
             already_said=first.already_said,
-            trained=not edit.is_right(reply),
+            # More to train on is trained on, whatever the prompt's own answer is.
+            trained=not edit.is_right(reply)
+            or not {*edit.train_paraphrases} <= {*first.edit.train_paraphrases}
+            or not {*edit.keep} <= {*first.edit.keep},
             repeats=first.key,
         )
     if edit.target_old is not None:

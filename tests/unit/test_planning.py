@@ -93,6 +93,14 @@ def test_a_repeated_edit_keeps_its_first_old_answer_and_is_trained_only_if_not_r
     assert active([first, again]) == [again]
 
 
+@pytest.mark.parametrize("more", ["train_paraphrases", "keep"])
+def test_a_repeated_edit_that_is_right_is_trained_on_what_is_new_in_it(more):
+    first = plan(1, Edit("Who leads X?", "Ann", id="a", **{more: ("Head of X?", "Boss of X?")}))
+    for given, trained in ((("Boss of X?",), False), (("Boss of X?", "X is led by"), True)):
+        again = plan(2, Edit("Who leads X?", "Ann", id="a", **{more: given}), [first], reply="Ann")
+        assert (again.trained, again.repeats) == (trained, (1, "a"))
+
+
 def test_a_repeated_edit_that_was_said_already_still_has_no_old_answer():
     first = plan(1, Edit("Who leads X?", "Ann"), reply="Ann")
     again = plan(2, Edit("Who leads X?", "Ann"), [first], reply="Bob")
