@@ -258,7 +258,10 @@ class Session:
         seconds = 0.0
         if trained and self.config.trains:
             seconds += self._seconds_of_training(trained)
-        asked = sum(len(questions_of(p)) for p in plan) + len(drift_questions()) * self.config.drift
+        # Of earlier rounds prompts and paraphrases are asked again.
+        earlier = [(p.edit.prompt, *p.edit.paraphrases) for p in holding(self.history())]
+        asked = sum(len(questions_of(p)) for p in plan) + sum(map(len, earlier))
+        asked += len(drift_questions()) * self.config.drift
         return seconds + asked * self._seconds_per_reply()
 
     def _seconds_of_training(self, trained: Sequence[PlannedEdit]) -> float:
@@ -266,7 +269,8 @@ class Session:
         config = self.config
         token, per_step, lengths = self._usual_costs(trained)
         long = [p for p in trained if self._tokens(p) > PHRASE or not config.solve]
-        seconds = usual_steps(config, len(long)) * per_step if long else 0.0
+        examples = sum(1 + len(p.edit.train_paraphrases) for p in long)
+        seconds = usual_steps(config, examples) * per_step if long else 0.0
         short = len(trained) - len(long)
         return seconds + token * usual_beginning(config, short, *lengths)
 

@@ -514,6 +514,16 @@ def test_a_dry_run_counts_what_is_solved_for_and_what_is_left_to_training(
     assert store.plan([*short, long], **SOLVED).seconds == pytest.approx(solved + trained)
     all_trained = store.plan(short, **SOLVED | {"solve": False}).seconds
     assert all_trained == pytest.approx(usual_steps(config, 3) * 3600.0)
+    many = long | {"train_paraphrases": [f"{n} Z is" for n in range(11)]}  # all are examples
+    assert usual_steps(config, 12) > usual_steps(config, 1)
+    assert store.plan([many], **SOLVED).seconds == pytest.approx(usual_steps(config, 12) * 3600.0)
+
+
+def test_a_dry_run_counts_what_is_asked_of_earlier_rounds_again(store, monkeypatch):
+    monkeypatch.setattr(Session, "_seconds_of_training", lambda *_: 0.0)
+    monkeypatch.setattr(Session, "_seconds_per_reply", lambda _: 1.0)
+    # Its own prompt; of the round before two prompts and two paraphrases.
+    assert store.plan(NEXT, **TEACHABLE | {"drift": False}).seconds == 1 + 4
 
 
 def test_a_dry_run_leaves_a_store_as_it_was(store):
