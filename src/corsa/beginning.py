@@ -94,9 +94,12 @@ def solve(
         before = begun.earlier_right()
         left = begun.carry(begun.subjects(short))
         if left:
+            why = "start a store with a higher rank, one for every subject it will hold"
+            if not neurons(adapter, config, own[short[0]].example.chosen):
+                why = "earlier rounds trained its layers; a new store that begins with neurons has room"
             progress.say(
                 f"the adapter has no room for {len(left)} of the round's subjects, and they are "
-                "trained: start a store with a higher rank, one for every subject it will hold"
+                f"trained: {why}"
             )
         # A subject may be another's answer, or part of another's name, and what it carries in the way.
         for _ in range(_REPAIRS):
@@ -116,11 +119,12 @@ def solve(
         for exchange in [adapter.base.chat.exchange(wording, company.own[i].target_new)]
         if exchange.prompt not in begun.worded
     ]
+    right = begun.right(unseen)
     return {
         "edits": len({company.own[i].id for i in solved}),
         "layers": begun.layers,
         "right": _share(begun.right([own[i].example for i in solved])),
-        "unseen": _share(begun.right(unseen)),
+        "unseen": _share(right) if unseen else None,
     }
 
 
@@ -135,7 +139,8 @@ class _Begun:
     Attributes:
         layers: how each that was written went.
         solved: indices of own prompts whose subject was.
-        worded: the wordings by which their subjects are known, in tokens.
+        worded: the wordings in which their values were found, and by which their subjects are known, in
+            tokens.
     """
 
     adapter: Adapter
@@ -243,6 +248,10 @@ class _Begun:
             list(worded(value, _KEYS, config.solve_steps + 1)) for value in range(len(subjects))
         ]
         self.worded |= {one.example.chosen.prompt for part in keys for one in part}
+        for step in range(found["steps"] + 1):  # those that values were found in, by the same draws
+            for value in range(len(subjects)):
+                drawn = worded(value, config.solve_wordings, step)
+                self.worded |= {one.example.chosen.prompt for one in drawn}
         told = [one for parts in zip(asked, keys, strict=True) for part in parts for one in part]
         held = self._held(subjects)
         near = [one for value, subject in enumerate(subjects) for one in self._near(value, subject)]

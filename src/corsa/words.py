@@ -151,8 +151,10 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
         subjects = _count(sum(one["subjects"] for one in solved["layers"]), "neuron")
         text = (
             f"{_count(solved['edits'], 'edit')} written as {subjects}; {looked} to find what subjects "
-            f"must carry; {_percent(solved['unseen'])} of wordings never seen were right"
+            "must carry"
         )
+        if solved["unseen"] is not None:
+            text += f"; {_percent(solved['unseen'])} of wordings never seen were right"
         told.append(Sentence("solved", text))
         steps += " more" if training["steps"] else ""
     if training["converged"]:

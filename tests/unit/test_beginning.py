@@ -62,6 +62,44 @@ def test_where_every_neuron_has_moved_there_is_no_room():
     assert one.layers == []
 
 
+@pytest.mark.parametrize(
+    ("moved", "says"), [(64, "earlier rounds trained its layers"), (16, "with a higher rank")]
+)
+def test_why_there_is_no_room_is_said(monkeypatch, moved, says):
+    """Where training filled the layers no higher rank helps."""
+    one, told = begun([Edit("Acme is run by", "Bo", subject="Acme")]), []
+    monkeypatch.setattr(type(one.adapter), "room", lambda *_: 0)
+    monkeypatch.setattr(type(one.adapter), "moved", lambda *_: torch.arange(64) < moved)
+    progress = SimpleNamespace(say=told.append)
+    assert solve(one.adapter, one.own, one.company, CONFIG, progress, one.remember) is None
+    assert says in told[0]
+
+
+def test_wordings_that_a_value_was_found_in_were_seen(monkeypatch):
+    monkeypatch.setattr(beginning, "write", lambda *_: 0.0)
+    edit, seen = Edit("The capital of Acme is", "Bo", subject="Acme"), []
+
+    def remember(name, _):
+        return {"shifts": torch.zeros(1, 32).tolist(), "steps": 3, "loss": 0.0, "fresh": 1.0}
+
+    one = begun([edit], remember=remember)
+    one.adapter.room = lambda _: 9
+    one.adapter.moved = lambda _: torch.zeros(64, dtype=torch.bool)
+    wordings = one.company.wordings
+
+    def note(i, count, **given):
+        made = wordings(i, count, **given)
+        seen.append((count, given.get("stream"), made))
+        return made
+
+    one.company.wordings = note
+    one.carry(one.subjects([0]))
+    chat = one.adapter.base.chat
+    learned = [text for count, _, made in seen if count == CONFIG.solve_wordings for text in made]
+    assert len({stream for count, stream, _ in seen if count == CONFIG.solve_wordings}) == 4
+    assert {chat.prompt_ids(text) for text in learned} <= one.worded
+
+
 def test_what_is_remembered_is_of_those_subjects(monkeypatch):
     """Another machine may find others wrong, and would be given their vectors."""
     names = []

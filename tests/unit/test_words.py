@@ -71,6 +71,9 @@ def test_a_round_that_was_solved_for_says_how():
         "95 % of wordings never seen were right"
     )
     assert about("solved", changes) == [(text, "plain")]
+    assert about("solved", {"training.solved": solved | {"unseen": None}}) == [
+        (text.partition(";")[0] + "; 23 steps to find what subjects must carry", "plain")
+    ]
     assert about("solved", {"training.solved": {"edits": 8, "passes": []}}) == []
     assert about("training", changes) == [("0 steps, every answer right at the end", "plain")]
     changes["training.steps"] = 5
