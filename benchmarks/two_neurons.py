@@ -112,8 +112,8 @@ class Experiment:
         self.length = self.usual_length()
 
     def edit(self, value):
-        """The edit of a value."""
-        return self.edits[self.facts[value]]
+        """The edit of a value, with the subject that was found in it where none was given."""
+        return self.company.own[self.facts[value]]
 
     def wordings(self, value, count, stream):
         """Fresh wordings of an edit."""
@@ -165,6 +165,7 @@ class Experiment:
         for param in self.base.hf.parameters():
             param.requires_grad_(requires_grad=False)
         pool = self.every(lambda v: self.wordings(v, POOL, 0))
+        worded = len(pool)
         pool += self.every(lambda v: self.questions(v, POOL, 0))
         before = [self.passed([one], None) for one in pool]
         reads = torch.cat([read for read, _ in before])
@@ -175,7 +176,7 @@ class Experiment:
         optimizer = torch.optim.Adam([marks], lr=options.rate, betas=(0.9, 0.99))
         rng = np.random.default_rng(0)
         groups = [
-            [i for i, one in enumerate(pool) if one.value == v and (i < len(pool) // 2) is kind]
+            [i for i, one in enumerate(pool) if one.value == v and (i < worded) is kind]
             for v in range(len(self.facts))
             for kind in (True, False)
         ]
