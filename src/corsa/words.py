@@ -64,7 +64,7 @@ def _learned(metrics: Mapping[str, Any]) -> list[Sentence]:
     told = [
         Sentence(
             "learned",
-            f"{len(edits) - len(wrong)} of {_count(len(edits), 'edit')} are answered exactly",
+            f"{len(edits) - len(wrong)} of {_they(len(edits), 'edit')} answered exactly",
             "good" if not wrong else "bad",
         )
     ]
@@ -83,7 +83,7 @@ def _generality(metrics: Mapping[str, Any]) -> list[Sentence]:
     rules = metrics["generality_rules"]
     if not rules["n"]:
         return [Sentence("other wordings", "no paraphrases were given: generality is unknown")]
-    text = f"{_percent(rules['exact'])} of {_count(rules['n'], 'paraphrase')} are answered exactly"
+    text = f"{_percent(rules['exact'])} of {_they(rules['n'], 'paraphrase')} answered exactly"
     return [Sentence("other wordings", text, _tone(rules["exact"], ENOUGH_GENERALITY))]
 
 
@@ -166,6 +166,10 @@ def _training(training: Mapping[str, Any]) -> list[Sentence]:
 
 def _count(number: int, name: str, plural: str = "s") -> str:
     return f"{number} {name}{'' if number == 1 else plural}"
+
+
+def _they(number: int, name: str) -> str:
+    return f"{_count(number, name)} {'is' if number == 1 else 'are'}"
 
 
 def _percent(share: float) -> str:

@@ -62,6 +62,12 @@ def test_a_good_round_has_no_bad_news():
     assert about("fell back") == []
 
 
+def test_one_of_them_is():
+    one = {"edits": [edit("a")], "generality_rules": {"exact": 1.0, "n": 1}}
+    assert about("learned", one) == [("1 of 1 edit is answered exactly", "good")]
+    assert about("other wordings", one) == [("100 % of 1 paraphrase is answered exactly", "good")]
+
+
 def test_a_round_that_was_solved_for_says_how():
     layers = [{"steps": 19, "subjects": 6}, {"steps": 4, "subjects": 1}]
     solved = {"edits": 8, "layers": layers, "unseen": 0.95}
