@@ -54,8 +54,8 @@ PLANNED = {
         ),
         Block(
             "remembering",
-            "LoRA, and LoRA whose steps leave out the directions of earlier edits",
-            ("lora", "lora-null-space"),
+            "LoRA, LoRA that replays, and LoRA whose steps leave out the directions of earlier edits",
+            ("lora", "lora-replay", "lora-null-space"),
         ),
     ),
     # Records that defaults are chosen on.
@@ -99,6 +99,13 @@ PLANNED = {
             ("lora@0", "null-space@0.9", "null-space@0.99", "lora-replay"),
         ),
         Block("neurons", "Facts as neurons, and trained", ("trained", "paper", "corsa@0.5")),
+    ),
+    "counterfact-dev-small": (
+        Block(
+            "ablations",
+            "More ablations, of half as many edits",
+            ("trained", "no-near-miss", "no-other-relations", "no-remember", "rank-8"),
+        ),
     ),
     "counterfact-rates": (
         Block(
