@@ -281,7 +281,9 @@ class Config:
         "auto: pack a batch as one prefix tree where that is exact",
         choices=("auto", "padded"),
     )
-    drift: bool = _setting(True, "measure the packaged drift questions after the round")
+    drift: bool = _setting(
+        True, "measure what else a round changed: packaged questions, and others about its subjects"
+    )
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):

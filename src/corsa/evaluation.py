@@ -15,7 +15,7 @@ from corsa.answerers import Answerer, Reply
 from corsa.edits import Edit
 from corsa.errors import TemplateError
 from corsa.matching import contains, exact, squad
-from corsa.metrics import Score, leaks
+from corsa.metrics import ELSEWHERE, Score, leaks
 from corsa.planning import PlannedEdit
 from corsa.progress import Progress
 
@@ -202,8 +202,8 @@ def _score(
     leaking: Sequence[str],
 ) -> Score:
     answers, old, new = question.answers, question.target_old, question.target_new
-    elsewhere = question.kind in ("locality", "drift")
-    foreign = [new] if question.kind == "locality" else leaking
+    elsewhere = question.kind in ELSEWHERE
+    foreign = leaking if question.kind == "drift" else [new]
     # Probes have answers of their own, of which the edit says nothing.
     how = question.verbatim if question.kind in ("edit", "paraphrase") else None
     says_old = old is not None and question.kind == "edit" and contains(reply.text, old, how)
@@ -284,7 +284,7 @@ def _add_kl(
     system: str | None,
     progress: Progress,
 ) -> None:
-    places = [i for i, s in enumerate(scores) if s.kind in ("locality", "drift")]
+    places = [i for i, s in enumerate(scores) if s.kind in ELSEWHERE]
     places = [i for i in places if base_replies[i].tokens]
     prompts = [scores[i].prompt for i in places]
     tokens = [base_replies[i].tokens[:KL_TOKENS] for i in places]

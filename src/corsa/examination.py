@@ -11,9 +11,11 @@ from typing import Any
 from corsa import evaluation, floors
 from corsa.answerers import Answerer, RememberingAnswerer
 from corsa.config import Config
+from corsa.edits import Edit
 from corsa.evaluation import Question, first_tokens, measure, questions_of
 from corsa.ledger import Round
 from corsa.metrics import (
+    ELSEWHERE,
     Score,
     forgotten,
     headlines,
@@ -24,9 +26,10 @@ from corsa.metrics import (
     summary,
 )
 from corsa.models import BaseModel
+from corsa.naming import with_subject
 from corsa.planning import PlannedEdit, holding
 from corsa.progress import Progress
-from corsa.variations import Edited
+from corsa.variations import Edited, asked_besides, topic_of
 
 _VERSIONS = ("corsa-edit", "torch", "transformers", "peft", "safetensors")
 
@@ -45,7 +48,8 @@ class Examiner:
     """Examines an updated model.
 
     A locality probe or packaged question that is the prompt of an edit that holds is not asked: its
-    answer was changed on purpose.
+    answer was changed on purpose. With drift, something else is asked about each edit's subject, where
+    nothing else about it was edited.
 
     Args:
         model: the base model.
@@ -102,9 +106,12 @@ class Examiner:
             earlier = [q for p in standing if p.round != round_id for q in questions_of(p)]
             questions += [q for q in earlier if q.kind in ("edit", "paraphrase")]
         # Another edit may have changed what a probe holds to be untouched.
-        changed = Edited(p.edit for p in standing)
+        changed = Edited(with_subject(p.edit) for p in standing)
+        if self.config.drift:
+            alone = (p for p in asked if changed.only_fact_of(with_subject(p.edit).subject or ""))
+            questions += [question for p in alone for question in besides(p.round, p.edit)]
         questions = [
-            q for q in questions if q.kind != "locality" or not changed.has_prompt(q.prompt)
+            q for q in questions if q.kind not in ELSEWHERE or not changed.has_prompt(q.prompt)
         ]
         length = evaluation.reply_length(self.model, questions)
         scores = self._ask(questions, updated, length, system)
@@ -189,7 +196,7 @@ class Examiner:
             return {}
         asked = self.line[-1].generations() if system is None else []
         known = {r["prompt"]: tuple(r["first_tokens"]) for r in asked if r.get("first_tokens")}
-        elsewhere = [q.prompt for q in questions if q.kind in ("locality", "drift")]
+        elsewhere = [q.prompt for q in questions if q.kind in ELSEWHERE]
         new = list(dict.fromkeys(prompt for prompt in elsewhere if prompt not in known))
         if new:
             self.progress.begin("asking the round before", len(new))
@@ -199,10 +206,25 @@ class Examiner:
         return known
 
     def _floors(self, scores: Scores, system: str | None) -> dict[str, float | None]:
-        kinds = ("locality", "drift")
-        prompts = [[score.prompt for score in of_kind(scores, kind)] for kind in kinds]
+        prompts = [[score.prompt for score in of_kind(scores, kind)] for kind in ELSEWHERE]
         found = floors.agreement_floors(self.model, self.base, prompts, system, self.progress)
-        return dict(zip(kinds, found, strict=True))
+        return dict(zip(ELSEWHERE, found, strict=True))
+
+
+def besides(round_id: int, edit: Edit) -> list[Question]:
+    """Something else about an edit's subject.
+
+    Args:
+        round_id: the edit's round.
+        edit: the edit.
+
+    Returns:
+        Questions from the packaged relations, the same every time; none where no subject is known.
+    """
+    return [
+        Question(round_id, edit.id, "subject", prompt, (), edit.target_new)
+        for prompt in asked_besides(topic_of(with_subject(edit)))
+    ]
 
 
 def round_metrics(

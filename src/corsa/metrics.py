@@ -15,6 +15,10 @@ from corsa.matching import contains, exact
 Number = float | None
 
 
+# Kinds about something else, that an edit should leave as it was.
+ELSEWHERE = ("locality", "subject", "drift")
+
+
 @dataclass(frozen=True)
 class Score:
     """One prompt, what base and edited model replied, and what was measured of it.
@@ -22,7 +26,7 @@ class Score:
     Attributes:
         round: the round the edit belongs to; 0 for the packaged drift questions.
         edit_id: the edit the probe belongs to; of drift questions their own id.
-        kind: "edit", "paraphrase", "locality", "portability" or "drift".
+        kind: "edit", "paraphrase", "locality", "portability", "subject" or "drift".
         prompt: what was asked.
         reply: the edited model's greedy reply.
         base_reply: the base model's.
@@ -369,6 +373,7 @@ def summary(scores: Sequence[Score], floors: dict[str, Number]) -> dict[str, Any
     """
     reliability, generality = accuracy(scores, "edit"), accuracy(scores, "paraphrase")
     near, drift = of_kind(scores, "locality"), of_kind(scores, "drift")
+    subject = of_kind(scores, "subject")
     edits, conflicting = of_kind(scores, "edit"), known(scores)
     measured = ("locality", near) if near else ("drift", drift)
     return {
@@ -379,6 +384,7 @@ def summary(scores: Sequence[Score], floors: dict[str, Number]) -> dict[str, Any
         "reliability_rules": reliability,
         "generality_rules": generality,
         "locality": locality(measured[1], floors.get(measured[0])) | {"probes": measured[0]},
+        "subject": locality(subject, floors.get("subject")) if subject else None,
         "drift": locality(drift, floors.get("drift")) if drift else None,
         "margins": margins(scores),
         "base_gives_old": mean(score.base_old for score in edits),

@@ -28,7 +28,14 @@ from corsa.evaluation import (
     reply_length_of,
     unusable,
 )
-from corsa.examination import FOREIGN_SYSTEM, Examiner, check_report, round_metrics, versions
+from corsa.examination import (
+    FOREIGN_SYSTEM,
+    Examiner,
+    besides,
+    check_report,
+    round_metrics,
+    versions,
+)
 from corsa.ledger import Ledger, Round
 from corsa.matching import is_verbatim
 from corsa.methods import Incoming, Outcome, Task, method_for, method_of_kind
@@ -261,7 +268,8 @@ class Session:
         # Of earlier rounds prompts and paraphrases are asked again.
         earlier = [(p.edit.prompt, *p.edit.paraphrases) for p in holding(self.history())]
         asked = sum(len(questions_of(p)) for p in plan) + sum(map(len, earlier))
-        asked += len(drift_questions()) * self.config.drift
+        if self.config.drift:
+            asked += len(drift_questions()) + sum(len(besides(p.round, p.edit)) for p in plan)
         return seconds + asked * self._seconds_per_reply()
 
     def _seconds_of_training(self, trained: Sequence[PlannedEdit]) -> float:

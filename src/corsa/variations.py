@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from corsa.edits import Edit
+from corsa.files import sha256_text
 from corsa.matching import as_word, contains, normalise
 from corsa.rewording import PREPOSITION, WH, rewordings
 
@@ -42,6 +43,9 @@ _BETWEEN = (" ", " ", " ", " ", " ", " ", "\n\n", "\n")
 # Of the other subjects that are no near-miss, those that are the subject and something more.
 _LONGER = 0.375
 _MORE = ("II", "III", "Jr.", "2", "X", "Plus", "Group", "Club", "Street", "Park")
+# Questions about something else of a subject that a round asks, and those that suit any subject.
+_BESIDES = 2
+_OF_ANYTHING = (("What is ", " best known for?"), ("What can you tell me about ", "?"))
 # Another year lies at most so far away, and so often later.
 _YEARS_AWAY, _LATER = 40, 0.3
 
@@ -263,6 +267,33 @@ def other_relation(topic: Topic, rng: np.random.Generator) -> str | None:
     return Shape("", _one_of(left, rng)).about(topic.subject) if left else None
 
 
+def asked_besides(topic: Topic) -> list[str]:
+    """What a round asks about something else of an edit's subject: an exam, the same every time.
+
+    Args:
+        topic: of the edit.
+
+    Returns:
+        Questions after relations that any subject of its kinds may have, drawn by their names, else
+        such as anything can be asked; none where the prompt names no subject.
+    """
+    if not topic.subject:
+        return []
+    own = {_key(template) for template in (topic.template, *topic.others)}
+    kinds = set(topic.relation.kinds) if topic.relation else set()
+    others = [
+        relation
+        for relation in library()
+        if kinds and kinds <= set(relation.kinds) and relation is not topic.relation
+    ]
+    others.sort(key=lambda relation: sha256_text(f"{topic.subject}\n{relation.name}"))
+    found = (
+        next((t for t in r.wordings() if asks(t) and _key(t) not in own), None) for r in others
+    )
+    chosen = [*filter(None, found), *_OF_ANYTHING][:_BESIDES]
+    return [topic.subject.join(template) for template in chosen]
+
+
 def matching_relation(template: Template) -> Relation | None:
     """The library's relation that is worded most alike.
 
@@ -320,6 +351,7 @@ class Edited:
             for edit in edits
             for text in (*edit.paraphrases, *(p.prompt for p in edit.locality + edit.portability))
         }
+        self._exam |= {normalise(p) for edit in edits for p in asked_besides(topic_of(edit))}
         facts = {(normalise(edit.subject or ""), normalise(edit.prompt)) for edit in edits}
         self._facts = Counter(subject for subject, _ in facts)
 

@@ -112,6 +112,8 @@ def _changed(metrics: Mapping[str, Any]) -> list[Sentence]:
     near, drift = metrics["locality"], metrics["drift"]
     if near["probes"] == "locality":
         told += _probes("neighbours", "neighbouring prompt", near)
+    if about := metrics.get("subject"):  # earlier rounds were not asked it
+        told += _probes("their subjects", "other question", about)
     if drift:
         told += _probes("everything else", "packaged question", drift)
     return told

@@ -27,11 +27,13 @@ from corsa import (
     examination,
 )
 from corsa.config import make_config
+from corsa.edits import Edit
 from corsa.methods import lora
 from corsa.null_space import taken
 from corsa.progress import Silent
 from corsa.session import Session
 from corsa.training import RoundTrainer, usual_steps
+from corsa.variations import Edited
 from fakes import CHATML, save_tiny
 
 KING = {
@@ -885,6 +887,28 @@ def test_what_another_edit_changed_on_purpose_is_no_leak(store):
     assert packaged in asked
     assert checked["locality"]["n"] == 1  # "Where is Paris?"
     assert checked["drift"]["n"] == len(evaluation.drift_questions()) - 1
+
+
+def test_something_else_is_asked_of_each_subject_and_never_trained_on(tiny, tmp_path):
+    facts = [
+        {"prompt": "The capital of Acmeland is", "target_new": "B", "subject": "Acmeland"},
+        {"prompt": "The capital of Initechia is", "target_new": "C", "subject": "Initechia"},
+        {"prompt": "The currency of Initechia is", "target_new": "D", "subject": "Initechia"},
+    ]
+    store = Store.open(tmp_path / "store", tiny)
+    made = store.update(facts, method="in-context")
+    asked = [row for row in store.ledger.round(1).generations() if row["kind"] == "subject"]
+    assert len(asked) == made.metrics["subject"]["n"] == 2
+    # Of two facts about one subject one question may ask the other.
+    assert all("Acmeland" in row["prompt"] and row["target_new"] == "B" for row in asked)
+    assert not any("capital" in row["prompt"] for row in asked)
+    edits = [Edit.from_record(fact) for fact in facts]
+    assert all(Edited(edits).examines(row["prompt"]) for row in asked)
+    silent = Store.open(tmp_path / "silent", tiny).update(facts, method="in-context", drift=False)
+    assert silent.metrics["subject"] is None
+    assert {row["prompt"] for row in asked} <= {
+        row["prompt"] for row in made.generations if row["kind"] == "subject"
+    }
 
 
 def test_a_store_beside_another_is_not_loaded_again(one_round, tiny, tmp_path, monkeypatch):

@@ -184,6 +184,14 @@ def test_any_target_of_the_round_may_leak_into_a_drift_question():
     assert one(near(), "Eve", "Cid", leaking=["Eve"]).leak is False
 
 
+def test_what_else_is_asked_of_a_subject_is_scored_as_a_neighbour_is():
+    question = Question(1, "a", "subject", "Where is X?", (), "Ann")
+    assert one(question, "Ann", "Rome", leaking=["Eve"]).leak is True
+    assert one(question, "Eve", "Rome", leaking=["Eve"]).leak is False
+    assert one(question, "Rome, Italy", "Rome, Italy").agrees is True
+    assert one(question, "Paris", "Rome", previous={question.prompt: (1,)}).previous_agrees is False
+
+
 def test_agreement_is_that_of_the_first_five_tokens():
     assert one(near(), "abcdeX", "abcdeY").agrees is True
     assert one(near(), "abcdX", "abcdY").agrees is False

@@ -237,13 +237,15 @@ def test_summary_by_hand():
         right("b", False, kind="paraphrase"),
         score("a", "portability", exact=False, contains=True),
         score("b", "locality", leak=True, agrees=False),
+        score("a", "subject", leak=True, agrees=True),
         score("q", "drift", round=0, leak=False, agrees=True),
     ]
-    report = summary(scores, {"locality": 0.8, "drift": 0.9})
+    report = summary(scores, {"locality": 0.8, "subject": 0.7, "drift": 0.9})
     assert (report["reliability"], report["generality"], report["leak"]) == (0.5, 0.25, 1.0)
     assert report["portability"] == 1.0
     assert report["locality"]["probes"] == "locality"
     assert report["locality"]["agreement_floor"] == 0.8
+    assert report["subject"] == locality([scores[-2]], 0.7)
     assert report["drift"] == locality([scores[-1]], 0.9)
     assert report["base_gives_old"] == 0.5
     assert report["known"] == {"edits": 1, "reliability": 1.0, "generality": 0.5}
@@ -284,6 +286,7 @@ def test_without_any_probes_locality_is_unknown():
     report = summary([right("a")], {})
     assert report["leak"] is None
     assert report["drift"] is None
+    assert report["subject"] is None
     assert report["generality"] is None
     assert report["known"] == {"edits": 0, "reliability": None, "generality": None}
 

@@ -8,6 +8,7 @@ from corsa.matching import normalise
 from corsa.variations import (
     Edited,
     Shape,
+    asked_besides,
     asks,
     library,
     matching_relation,
@@ -338,3 +339,32 @@ def test_one_fact_of_a_subject_is_told_from_two():
     again = Edit(GARO.prompt, "Bergen", subject="garo bells")
     assert Edited([GARO, again, CAR]).only_fact_of("Garo Bells")
     assert not Edited([GARO, UNKNOWN]).only_fact_of("Garo Bells")
+
+
+# --- What is asked of a subject besides -----------------------------------------------------------
+
+
+def test_something_else_is_asked_of_a_subject_by_what_its_kind_has():
+    edit = Edit("The capital of Burundi is", "Gitega", subject="Burundi")
+    asked = asked_besides(topic_of(edit))
+    assert asked == asked_besides(topic_of(edit))
+    assert len(set(asked)) == 2
+    assert all("Burundi" in prompt and asks((prompt,)) for prompt in asked)
+    countries = {
+        t for r in library() if "country or region" in r.kinds and r.name != "capital"
+        for t in r.wordings()
+    }  # fmt: skip
+    assert {tuple(prompt.split("Burundi")) for prompt in asked} <= countries
+    exam = Edited([edit])
+    assert all(map(exam.examines, asked))
+    assert not exam.examines("What is the capital of Burundi?")
+
+
+def test_of_a_subject_of_unknown_kind_is_asked_what_suits_anything():
+    topic = topic_of(Edit("The chief widget of Acme is", "Bo", subject="Acme"))
+    assert topic.relation is None
+    assert asked_besides(topic) == [
+        "What is Acme best known for?",
+        "What can you tell me about Acme?",
+    ]
+    assert asked_besides(topic_of(Edit("Who is the boss?", "Bo"))) == []

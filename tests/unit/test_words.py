@@ -62,6 +62,17 @@ def test_a_good_round_has_no_bad_news():
     assert about("fell back") == []
 
 
+def test_what_became_of_the_subjects_is_told():
+    assert about("their subjects") == []  # earlier rounds were not asked it
+    columns = COLUMNS | {"leak": 0.5, "base_right": 0, "agreement": 0.25, "n": 4}
+    (leak, how), (kept, _) = about("their subjects", {"subject": columns})
+    assert (leak, how) == (
+        "the new answer turns up where it does not belong: in 50 % of 4 other questions",
+        "bad",
+    )
+    assert kept.startswith("25 % of replies begin as before")
+
+
 def test_one_of_them_is():
     one = {"edits": [edit("a")], "generality_rules": {"exact": 1.0, "n": 1}}
     assert about("learned", one) == [("1 of 1 edit is answered exactly", "good")]

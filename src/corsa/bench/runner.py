@@ -36,6 +36,7 @@ from corsa.config import METHODS, Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
 from corsa.evaluation import REPLY_TOKENS, drift_questions, unusable
+from corsa.examination import besides
 from corsa.files import remove_folder, seal, sha256_file, unseal, write_atomically
 from corsa.floors import agreement_floors
 from corsa.matching import contains, strip_answer
@@ -307,6 +308,10 @@ class _Work:
         ]
         if any(contender.config(b.settings, 0).drift for contender in b.methods):
             groups.append([question.prompt for question in drift_questions()])
+            groups += [
+                [question.prompt for edit in _edits(drawn) for question in besides(0, edit)]
+                for drawn in draws
+            ]
         with self.home.opened(progress=self.progress, **b.settings) as (model, base, _):
             agreement_floors(model, base, groups, progress=self.progress)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from corsa.ledger import Round
-from corsa.metrics import Number, Score, of_kind, score_from_record
+from corsa.metrics import ELSEWHERE, Number, Score, of_kind, score_from_record
 from corsa.planning import PlannedEdit, holding
 
 State = Literal["right", "not learned", "forgotten", "replaced", "not asked"]
@@ -101,7 +101,7 @@ def tell_facts(line: Sequence[Round]) -> Told:
     last = line[-1].id
     names = {planned.key: planned.edit.prompt for planned in history}
     now = scores[last]
-    elsewhere = of_kind(now, "locality", "drift")
+    elsewhere = of_kind(now, *ELSEWHERE)
     return Told(
         list(_facts(history, scores, last)),
         [_asked(s, names, last) for s in elsewhere if s.leak],

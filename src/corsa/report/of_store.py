@@ -208,6 +208,8 @@ def _cost(metrics: Mapping[str, Any], made: Made) -> Verdict:
     groups = [("Neighbours", "neighbouring prompts", metrics["locality"])]
     if metrics["locality"]["probes"] != "locality":
         groups = []
+    if metrics.get("subject"):  # earlier rounds were not asked it
+        groups.append(("Their subjects", "other questions about them", metrics["subject"]))
     if metrics["drift"]:
         groups.append(
             ("Everything else", "packaged questions about other things", metrics["drift"])
