@@ -91,20 +91,27 @@ PLANNED = {
         Block(
             "ablations-with-questions",
             "Ablations with questions among the fresh wordings",
-            ("trained", "no-contrast", "contrast-dpo", "one-sided", "no-replay-null-space"),
+            ("trained", "contrast-dpo", "one-sided"),
         ),
         Block(
             "remembering",
             "Earlier rounds: replayed, or their directions left out of steps",
             ("lora@0", "null-space@0.9", "null-space@0.99", "lora-replay"),
         ),
-        Block("neurons", "Facts as neurons, and trained", ("trained", "paper", "corsa@0.5")),
+        Block("neurons", "Facts as neurons, and trained", ("trained", "corsa@0.5")),
     ),
     "counterfact-dev-small": (
         Block(
             "ablations",
             "More ablations, of half as many edits",
-            ("trained", "no-near-miss", "no-other-relations", "no-remember", "rank-8"),
+            (
+                "trained",
+                "no-contrast",
+                "no-near-miss",
+                "no-other-relations",
+                "no-remember",
+                "rank-8",
+            ),
         ),
     ),
     "counterfact-rates": (
