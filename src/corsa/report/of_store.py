@@ -209,7 +209,8 @@ def _cost(metrics: Mapping[str, Any], made: Made) -> Verdict:
     if metrics["locality"]["probes"] != "locality":
         groups = []
     if metrics.get("subject"):  # earlier rounds were not asked it
-        groups.append(("Their subjects", "other questions about them", metrics["subject"]))
+        what = "other questions about the edited subjects"
+        groups.append(("Their subjects", what, metrics["subject"]))
     if metrics["drift"]:
         groups.append(
             ("Everything else", "packaged questions about other things", metrics["drift"])
