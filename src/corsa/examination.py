@@ -29,7 +29,7 @@ from corsa.models import BaseModel
 from corsa.naming import with_subject
 from corsa.planning import PlannedEdit, holding
 from corsa.progress import Progress
-from corsa.variations import Edited, asked_besides, topic_of
+from corsa.variations import Edited
 
 _VERSIONS = ("corsa-edit", "torch", "transformers", "peft", "safetensors")
 
@@ -107,12 +107,11 @@ class Examiner:
             questions += [q for q in earlier if q.kind in ("edit", "paraphrase")]
         # Another edit may have changed what a probe holds to be untouched.
         changed = Edited(with_subject(p.edit) for p in standing)
-        if self.config.drift:
-            alone = (p for p in asked if changed.only_fact_of(with_subject(p.edit).subject or ""))
-            questions += [question for p in alone for question in besides(p.round, p.edit)]
         questions = [
-            q for q in questions if q.kind not in ELSEWHERE or not changed.has_prompt(q.prompt)
+            q for q in questions if q.kind != "locality" or not changed.has_prompt(q.prompt)
         ]
+        if self.config.drift:
+            questions += [q for p in asked for q in besides(p.round, p.edit, changed)]
         length = evaluation.reply_length(self.model, questions)
         scores = self._ask(questions, updated, length, system)
         if self.config.drift:
@@ -211,19 +210,20 @@ class Examiner:
         return dict(zip(ELSEWHERE, found, strict=True))
 
 
-def besides(round_id: int, edit: Edit) -> list[Question]:
+def besides(round_id: int, edit: Edit, edited: Edited) -> list[Question]:
     """Something else about an edit's subject.
 
     Args:
         round_id: the edit's round.
         edit: the edit.
+        edited: all that hold, with their subjects.
 
     Returns:
         Questions from the packaged relations, the same every time; none where no subject is known.
     """
     return [
         Question(round_id, edit.id, "subject", prompt, (), edit.target_new)
-        for prompt in asked_besides(topic_of(with_subject(edit)))
+        for prompt in edited.besides(with_subject(edit))
     ]
 
 

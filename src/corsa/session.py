@@ -41,6 +41,7 @@ from corsa.matching import is_verbatim
 from corsa.methods import Incoming, Outcome, Task, method_for, method_of_kind
 from corsa.metrics import mean
 from corsa.models import BaseModel
+from corsa.naming import with_subject
 from corsa.packing import shared_beginning
 from corsa.pending import Pending
 from corsa.planning import PlannedEdit, active, holding, plan_edit
@@ -49,6 +50,7 @@ from corsa.readers import Reading
 from corsa.results import Update
 from corsa.step import PHRASE
 from corsa.training import usual_steps
+from corsa.variations import Edited
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -269,7 +271,9 @@ class Session:
         earlier = [(p.edit.prompt, *p.edit.paraphrases) for p in holding(self.history())]
         asked = sum(len(questions_of(p)) for p in plan) + sum(map(len, earlier))
         if self.config.drift:
-            asked += len(drift_questions()) + sum(len(besides(p.round, p.edit)) for p in plan)
+            edited = Edited(with_subject(p.edit) for p in plan)
+            asked += len(drift_questions())
+            asked += sum(len(besides(p.round, p.edit, edited)) for p in plan)
         return seconds + asked * self._seconds_per_reply()
 
     def _seconds_of_training(self, trained: Sequence[PlannedEdit]) -> float:

@@ -351,9 +351,24 @@ class Edited:
             for edit in edits
             for text in (*edit.paraphrases, *(p.prompt for p in edit.locality + edit.portability))
         }
-        self._exam |= {normalise(p) for edit in edits for p in asked_besides(topic_of(edit))}
         facts = {(normalise(edit.subject or ""), normalise(edit.prompt)) for edit in edits}
         self._facts = Counter(subject for subject, _ in facts)
+        self._kept = {normalise(prompt) for edit in edits for prompt in edit.keep}
+        self._exam |= {normalise(prompt) for edit in edits for prompt in self.besides(edit)}
+
+    def besides(self, edit: Edit) -> list[str]:
+        """What a round asks about something else of an edit's subject.
+
+        Args:
+            edit: one of them.
+
+        Returns:
+            Questions; none where something else about it was edited, and none that is trained on.
+        """
+        if not self.only_fact_of(edit.subject or ""):
+            return []
+        trained = self._prompts | self._kept
+        return [p for p in asked_besides(topic_of(edit)) if normalise(p) not in trained]
 
     def named_in(self, prompt: str, besides: str = "") -> bool:
         """Whether a prompt asks after an edit or names an edited subject.

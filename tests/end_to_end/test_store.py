@@ -906,9 +906,6 @@ def test_something_else_is_asked_of_each_subject_and_never_trained_on(tiny, tmp_
     assert all(Edited(edits).examines(row["prompt"]) for row in asked)
     silent = Store.open(tmp_path / "silent", tiny).update(facts, method="in-context", drift=False)
     assert silent.metrics["subject"] is None
-    assert {row["prompt"] for row in asked} <= {
-        row["prompt"] for row in made.generations if row["kind"] == "subject"
-    }
 
 
 def test_a_store_beside_another_is_not_loaded_again(one_round, tiny, tmp_path, monkeypatch):

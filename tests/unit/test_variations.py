@@ -1,5 +1,7 @@
 """Fresh wordings and other subjects: by hand, and that nothing edited is ever asked for as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -358,6 +360,11 @@ def test_something_else_is_asked_of_a_subject_by_what_its_kind_has():
     exam = Edited([edit])
     assert all(map(exam.examines, asked))
     assert not exam.examines("What is the capital of Burundi?")
+    # What is trained on is no exam, and of two facts one question may ask the other.
+    assert Edited([replace(edit, keep=asked[:1])]).besides(edit) == asked[1:]
+    other = Edit(asked[0], "more", subject="Burundi")
+    assert Edited([edit, other]).besides(edit) == []
+    assert not Edited([edit, other]).examines(asked[1])
 
 
 def test_of_a_subject_of_unknown_kind_is_asked_what_suits_anything():

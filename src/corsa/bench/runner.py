@@ -36,11 +36,11 @@ from corsa.config import METHODS, Config
 from corsa.edits import Edit
 from corsa.errors import CorsaError, Interrupted, LockedError, StoreError, UsageError
 from corsa.evaluation import REPLY_TOKENS, drift_questions, unusable
-from corsa.examination import besides
 from corsa.files import remove_folder, seal, sha256_file, unseal, write_atomically
 from corsa.floors import agreement_floors
 from corsa.matching import contains, strip_answer
 from corsa.metrics import Number
+from corsa.naming import with_subject
 from corsa.optional import optional
 from corsa.planning import holding
 from corsa.progress import Progress, Silent
@@ -48,6 +48,7 @@ from corsa.sandbox.environment import make_environment
 from corsa.sources import EMBEDDED, cache_folder, first_line, resolve
 from corsa.store import Store
 from corsa.validation import printable, short
+from corsa.variations import Edited
 
 _RECORD = "bench.json"
 # What a run tells of its draw.
@@ -308,10 +309,10 @@ class _Work:
         ]
         if any(contender.config(b.settings, 0).drift for contender in b.methods):
             groups.append([question.prompt for question in drift_questions()])
-            groups += [
-                [question.prompt for edit in _edits(drawn) for question in besides(0, edit)]
-                for drawn in draws
-            ]
+            for drawn in draws:
+                edits = [with_subject(edit) for edit in _edits(drawn)]
+                edited = Edited(edits)
+                groups.append([prompt for edit in edits for prompt in edited.besides(edit)])
         with self.home.opened(progress=self.progress, **b.settings) as (model, base, _):
             agreement_floors(model, base, groups, progress=self.progress)
 
