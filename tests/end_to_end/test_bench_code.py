@@ -21,6 +21,17 @@ pytestmark = pytest.mark.sandbox
 
 UPDATES = {update.id: update for update in read_arena(arena.UPDATES).updates}
 BY_PROMPT = {question(t): (u, t) for u in UPDATES.values() for t in u.tasks}
+HUMANEVAL = [
+    {
+        "task_id": f"HumanEval/{n}",
+        "prompt": f'from typing import List\n\n\ndef add{n}(x: int) -> int:\n    """Add {n}."""\n',
+        "entry_point": f"add{n}",
+        "canonical_solution": f"    return x + {n}\n",
+        "test": f"def check(candidate):\n    assert candidate(1) == {1 + n}\n",
+    }
+    for n in range(3)
+]
+SOLUTIONS = {humaneval._question(row): row for row in HUMANEVAL}
 SET = [w for pair in ("rank=4", "drift=false", "stop=epochs", "epochs=1") for w in ("--set", pair)]
 CODE = ["--code", "samples=3,tokens=24,humaneval=2"]
 
@@ -61,14 +72,21 @@ def bench(tiny, data):
 
 
 def write_as(monkeypatch, edited, base):
-    """A model that writes one thing before it is edited and another after it."""
+    """A model that writes one thing before it is edited and another after it, and no HumanEval."""
 
     def samples(self, prompts, count, *_):
         write = base if self.adapter is None else edited
-        texts = [[write(*BY_PROMPT[p], n) for n in range(count)] for p in prompts]
+        asked = [BY_PROMPT[p] if p not in SOLUTIONS else None for p in prompts]
+        texts = [[write(*of, n) if of else "no" for n in range(count)] for of in asked]
         return [[Reply(text, ()) for text in each] for each in texts]
 
     monkeypatch.setattr(ModelAnswerer, "samples", samples)
+
+
+def tasks_file(folder):
+    path = folder / "HumanEval.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in HUMANEVAL), "utf-8")
+    return path
 
 
 def reference(update, task, _):
@@ -219,18 +237,17 @@ def test_without_a_sandbox_programs_run_if_that_is_asked_for_and_it_is_said(
     """Only references are written here. What two methods write alike is run, and counted, once."""
     monkeypatch.setattr("corsa.sandbox.shutil.which", lambda *_, **__: None)
     write_as(monkeypatch, reference, reference)
-    path = tmp_path / "HumanEval.jsonl"
-    path.write_text("", "utf-8")
-    words = ("--rounds", 1, "--edits", 1, "--to", 1, "--extras", f"humaneval={path}")
-    code, text, err = bench(
-        tmp_path / "out", *words, "--unsafe-no-sandbox", "--json", methods="lora,sft+dpo"
-    )
+    monkeypatch.setenv("CORSA_CACHE", str(tmp_path / "cache"))  # the base's replies are remembered
+    words = ("--rounds", 1, "--edits", 1, "--to", 1, "--unsafe-no-sandbox", "--json")
+    extras = ("--extras", f"humaneval={tasks_file(tmp_path)}")
+    code, text, err = bench(tmp_path / "out", *words, *extras, methods="lora,sft+dpo")
     assert code == 0, err
     document = json.loads(text)
     first, second = (document["methods"][name] for name in ("lora", "sft+dpo"))
     assert first["upass@1"]["mean"] == second["upass@1"]["mean"] == 1
     assert first["programs_per_second"]["mean"] > 0
     assert "programs_per_second" not in second
+    assert first["humaneval_pass@1"]["mean"] == second["humaneval_pass@1"]["mean"] == 0
     for name in ("programs", "humaneval"):
         assert "run without a sandbox (--unsafe-no-sandbox)" in document["protocol"][name]
     assert "without a sandbox" in (tmp_path / "out" / "table.md").read_text("utf-8")
@@ -254,31 +271,14 @@ def test_an_interrupted_run_asks_no_task_twice(bench, tmp_path, monkeypatch):
     assert asked == [True, True, True, False]  # round 1, round 2 twice, the base model
 
 
-# --- HumanEval ------------------------------------------------------------------------------------
-
-HUMANEVAL = [
-    {
-        "task_id": f"HumanEval/{n}",
-        "prompt": f'from typing import List\n\n\ndef add{n}(x: int) -> int:\n    """Add {n}."""\n',
-        "entry_point": f"add{n}",
-        "canonical_solution": f"    return x + {n}\n",
-        "test": f"def check(candidate):\n    assert candidate(1) == {1 + n}\n",
-    }
-    for n in range(3)
-]
-
-
 def test_specificity_is_pass_at_k_before_and_after(bench, tmp_path, monkeypatch):
     """The base model is right in all, the edited one in one of three samples; whole or body alone."""
-    path = tmp_path / "HumanEval.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in HUMANEVAL), "utf-8")
-    by_prompt = {humaneval._question(row): row for row in HUMANEVAL}
 
     def samples(self, prompts, count, *_):
-        if prompts[0] not in by_prompt:
+        if prompts[0] not in SOLUTIONS:
             return [[Reply("no", ())] * count for _ in prompts]
         replies = []
-        for row in map(by_prompt.__getitem__, prompts):
+        for row in map(SOLUTIONS.__getitem__, prompts):
             whole = answer(row["prompt"].partition("\n\n\n")[2] + row["canonical_solution"])
             body = f"```python\n{row['canonical_solution']}```"
             wrong = answer("    return None")
@@ -287,7 +287,7 @@ def test_specificity_is_pass_at_k_before_and_after(bench, tmp_path, monkeypatch)
         return replies
 
     monkeypatch.setattr(ModelAnswerer, "samples", samples)
-    words = ("--rounds", 1, "--edits", 1, "--extras", f"humaneval={path}", "--json")
+    words = ("--rounds", 1, "--edits", 1, "--extras", f"humaneval={tasks_file(tmp_path)}", "--json")
     code, text, err = bench(tmp_path / "out", *words)
     assert code == 0, err
     found = {n: v["mean"] for n, v in json.loads(text)["methods"]["lora"].items()}
@@ -325,6 +325,14 @@ def test_a_file_without_updates_is_refused_before_anything_is_installed(
     assert (code, "has no usable update: record 0: is not in the layout" in err) == (2, True)
     code, _, err = bench(tmp_path / "out", "--from", 90)
     assert (code, "has no usable update in what --from and --to leave" in err) == (2, True)
+
+
+def test_a_file_without_tasks_is_refused_before_any_reference_is_run(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(domain, "arena_environment", None)
+    path = tmp_path / "HumanEval.jsonl"
+    path.write_text("", "utf-8")
+    code, _, err = bench(tmp_path / "out", "--extras", f"humaneval={path}")
+    assert (code, f"{path} holds no tasks" in err) == (2, True)
 
 
 def test_without_a_file_or_a_sandbox_it_is_refused_and_said_why(bench, tmp_path, monkeypatch):

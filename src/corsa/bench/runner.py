@@ -210,6 +210,8 @@ class _Work:
         b = benchmark
         if b.dataset in DATASETS and DATASETS[b.dataset].code:
             assert b.data is not None
+            # Before the reference solutions, which take minutes.
+            check_files({name: file for name, file in b.extras.items() if file})
             self.domain = CodeDomain(b.data, b.first, b.last, b.code, progress, unsafe=b.unsafe)
             self.loaded = self.domain.loaded
         else:
