@@ -305,7 +305,9 @@ def mean_minutes(seconds: Sequence[float | None]) -> str:
 def hardware(origin: Mapping[str, Any]) -> str:
     """One line on what a run was made."""
     cpu = f"{origin['threads']} threads on {origin['cores']} cores, {origin['cpu']}"
-    return f"{origin['gpu']}; {cpu}" if origin["gpu"] else cpu
+    where = f"{origin['gpu']}; {cpu}" if origin["gpu"] else cpu
+    dtype = origin.get("train_dtype")
+    return f"{where}; trained in {dtype}" if dtype else where
 
 
 def commanded(files: Files) -> str:

@@ -95,8 +95,8 @@ class Company:
         worded = config.positives or config.solve
         pairs = config.contrast_dpo
         vary = worded or config.contrast or config.other_relations or pairs
-        self.topics = [topic_of(edit) for edit in self.own] if vary else []
-        self.earlier_topics = [topic_of(edit) for edit in self.earlier] if worded else []
+        self.topics = self._topics(self.own) if vary else []
+        self.earlier_topics = self._topics(self.earlier) if worded else []
         self._keeps = bool(own and config.keep_weight)
         self._progress = progress
         self._about_others = self._own_about_others() if self._keeps or pairs else []
@@ -246,11 +246,15 @@ class Company:
         """
         rng = self._rng(_SOLVED, 3)
         replied = [x for pool, _ in self._pools for x in pool]
-        subjects = subjects_by_kind()
+        subjects = {
+            kind: [name for name in names if not self.edited.measures(name)]
+            for kind, names in subjects_by_kind().items()
+        }
         asked = [
             self._first(prompt)
             for relation in library()
             for kind in relation.kinds
+            if subjects[kind]
             for template in relation.wordings()
             for prompt in [
                 Shape("", template).about(subjects[kind][int(rng.integers(len(subjects[kind])))])
@@ -271,6 +275,13 @@ class Company:
             plain,
         ]
         return [kept for group in groups if (kept := [x for x in group if self._fits(x)])]
+
+    def _topics(self, edits: Sequence[Edit]) -> list[Topic]:
+        """What edits are about, among subjects that no probe measures."""
+        return [
+            topic._replace(likes=tuple(n for n in topic.likes if not self.edited.measures(n)))
+            for topic in map(topic_of, edits)
+        ]
 
     def _replayed(self, step: int, lost: Sequence[int]) -> list[int]:
         """Indices of the earlier edits of a step."""

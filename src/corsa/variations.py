@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import NamedTuple, TypeVar
 
@@ -346,11 +346,10 @@ class Edited:
         edits = list(edits)
         self._prompts = {normalise(t) for e in edits for t in (e.prompt, *e.train_paraphrases)}
         self._subjects = {normalise(edit.subject): edit.subject for edit in edits if edit.subject}
-        self._exam = {
-            normalise(text)
-            for edit in edits
-            for text in (*edit.paraphrases, *(p.prompt for p in edit.locality + edit.portability))
+        self._probes = {
+            normalise(p.prompt) for edit in edits for p in edit.locality + edit.portability
         }
+        self._exam = self._probes | {normalise(p) for edit in edits for p in edit.paraphrases}
         facts = {(normalise(edit.subject or ""), normalise(edit.prompt)) for edit in edits}
         self._facts = Counter(subject for subject, _ in facts)
         self._kept = {normalise(prompt) for edit in edits for prompt in edit.keep}
@@ -408,6 +407,28 @@ class Edited:
             Whether nothing may be trained on it.
         """
         return normalise(prompt) in self._exam
+
+    def measures(self, subject: str) -> bool:
+        """Whether a probe of what must stay names a packaged subject.
+
+        Args:
+            subject: its name.
+
+        Returns:
+            Whether no prompt about it may be trained on, in whatever words.
+        """
+        return subject in self._measured
+
+    @cached_property
+    def _measured(self) -> frozenset[str]:
+        names = {name for kind in subjects_by_kind().values() for name in kind}
+        keys = [(normalise(name), name) for name in names]
+        return frozenset(
+            name
+            for key, name in keys
+            for probe in self._probes
+            if key in probe and contains(probe, key)
+        )
 
     def only_fact_of(self, subject: str) -> bool:
         """Whether one thing at most was edited about a subject.

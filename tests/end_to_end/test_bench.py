@@ -130,7 +130,8 @@ def test_the_end_is_measured_over_all_edits_as_check_does(finished, tiny):
 def test_a_run_notes_its_hardware_and_code_and_can_be_published(finished, tmp_path):
     out, _ = finished
     origin = unseal(out / "runs" / "lora-seed0.json")["origin"]
-    assert origin.keys() == {"commit", "cpu", "cores", "threads", "gpu"}
+    assert origin.keys() == {"commit", "cpu", "cores", "threads", "gpu", "train_dtype"}
+    assert origin["train_dtype"] in ("float32", "bfloat16")
     new, _ = publish(out, tmp_path)
     assert len(new) == 4
     text = new[0].read_text("utf-8")

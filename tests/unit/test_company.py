@@ -11,7 +11,7 @@ from corsa.company import Company, pool_prompts, usual_tokens
 from corsa.edits import Edit, Probe
 from corsa.matching import contains
 from corsa.progress import Silent
-from corsa.variations import passing_remarks
+from corsa.variations import passing_remarks, topic_of
 
 GARO = Edit("Garo Bells was employed in", "Oslo", subject="Garo Bells")
 VEX = Edit("Vex 911, created by", "Lada", subject="Vex 911")
@@ -311,6 +311,23 @@ def test_no_wording_is_the_prompt_of_another_edit_or_measured(base):
         assert not any(prompt.endswith(wording) for prompt in learned_bound)
     assert any(prompt.endswith(about) for prompt in kept)
     assert not any(prompt.endswith(about) for prompt in kept_bound)
+
+
+def test_nothing_is_trained_on_about_a_subject_that_a_probe_names_in_whatever_words(base):
+    edit = Edit("What is the capital of Mali?", "Gao", subject="Mali")
+    names = topic_of(edit).likes
+
+    def named(**probes):
+        joining = company(base, [replace(edit, **probes)], **QUIET)
+        looked_at = {text(x.prompt) for group in joining.standing() for x in group}
+        prompts = asked(joining)[1] | looked_at
+        return {name for name in names if any(contains(prompt, name) for prompt in prompts)}
+
+    (one, another, *_) = sorted(named())
+    locality, portability = Probe(f"The anthem of {one} is"), Probe(f"{another.upper()} borders")
+    assert not {one, another} & named(locality=(locality,), portability=(portability,))
+    # Where probes name all of them, nothing about another country stands beside the edit.
+    assert not named(locality=tuple(Probe(f"In {name}") for name in names))
 
 
 def test_an_edit_whose_prompt_writes_its_subject_otherwise_may_be_asked_in_its_own_words(base):

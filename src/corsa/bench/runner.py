@@ -440,7 +440,12 @@ class _Work:
         run["final"] |= extra
         run["extra"] = sorted(extra)
         self._extras_of_rounds(store, contender.config(b.settings, seed), run["rounds"], schedule)
-        run["origin"] = {"commit": self.commit, **hardware(run["protocol"]["device"])}
+        trained = store.ledger.lineage(store.ledger.head)[-1].metrics()["training"]
+        run["origin"] = {
+            "commit": self.commit,
+            **hardware(run["protocol"]["device"]),
+            "train_dtype": trained.get("train_dtype"),  # "auto" goes by the processor
+        }
         written = replies(store.ledger, contender.label, seed)
         written += asked.replies(contender.label, seed) if asked is not None else ()
         self.runs.write(contender.file_name, run, written)
