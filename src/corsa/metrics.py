@@ -336,19 +336,29 @@ def retention_report(
 
     Returns:
         `rounds`, and for reliability and generality the `matrix` with `forgetting` and `bwt`; and
-        `reversion` of earlier rounds' edits.
+        `reversion` of earlier rounds' edits. `known` has forgetting, transfer and reversion over the
+        edits that the base answers with y⁻: only there do two answers conflict.
     """
     ids = [round_id for round_id, _ in rows]
     report: dict[str, Any] = {"rounds": ids}
-    for name, kind in (("reliability", "edit"), ("generality", "paraphrase")):
-        matrix = [
-            [_share(scores, k, kind, holding) for k in ids[: place + 1]]
+
+    def matrix_of(kind: str, counted: set[tuple[int, str]]) -> list[list[Number]]:
+        return [
+            [_share(scores, k, kind, counted) for k in ids[: place + 1]]
             for place, (_, scores) in enumerate(rows)
         ]
+
+    for name, kind in (("reliability", "edit"), ("generality", "paraphrase")):
+        matrix = matrix_of(kind, holding)
         report[name] = {"matrix": matrix, **retention(matrix)}
     last, now = rows[-1]
     earlier = [s for s in now if s.round not in (0, last) and (s.round, s.edit_id) in holding]
     report["reversion"] = reversion(earlier) if len(rows) > 1 else None
+    conflicting = {(s.round, s.edit_id) for s in known(now)} & holding
+    report["known"] = {
+        **retention(matrix_of("edit", conflicting)),
+        "reversion": reversion(known(earlier))["replies"],
+    }
     return report
 
 
@@ -392,6 +402,7 @@ def summary(scores: Sequence[Score], floors: dict[str, Number]) -> dict[str, Any
             "edits": len(of_kind(conflicting, "edit")),
             "reliability": accuracy(conflicting, "edit")["exact"],
             "generality": accuracy(conflicting, "paraphrase")["exact"],
+            "leak": mean(score.leak for score in of_kind(conflicting, "locality")),
         },
     }
 

@@ -158,6 +158,20 @@ def test_reversion_counts_earlier_edits_that_hold_and_nothing_else():
     assert retention_report([(2, last)], holding)["reversion"] is None
 
 
+def test_what_the_base_knew_is_repeated_over_the_edits_whose_old_answer_it_gives():
+    """Two answers conflict there alone: a is forgotten and falls back, b was never known."""
+    rows = [
+        (1, [right("a", base_old=True), right("b", base_old=False)]),
+        (2, [right("a", False, base_old=True, old=True), right("b", base_old=False, old=False)]),
+    ]
+    report = retention_report(rows, {(1, "a"), (1, "b")})
+    assert report["known"] == {"forgetting": 1.0, "bwt": -1.0, "reversion": 1.0}
+    assert report["reliability"]["forgetting"] == report["reversion"]["replies"] == 0.5
+    report = retention_report(rows, {(1, "b")})
+    assert report["known"] == {"forgetting": None, "bwt": None, "reversion": None}
+    assert retention_report(rows[:1], {(1, "a")})["known"]["reversion"] is None
+
+
 def test_reversion_leaves_out_margins_that_cannot_be_had():
     edits = [score("a", old=False), score("b", old=True, margin=-0.5)]
     assert reversion(edits) == {"replies": 0.5, "below_zero": 1.0, "n": 2}
@@ -248,7 +262,8 @@ def test_summary_by_hand():
     assert report["subject"] == locality([scores[-2]], 0.7)
     assert report["drift"] == locality([scores[-1]], 0.9)
     assert report["base_gives_old"] == 0.5
-    assert report["known"] == {"edits": 1, "reliability": 1.0, "generality": 0.5}
+    assert report["known"] == {"edits": 1, "reliability": 1.0, "generality": 0.5, "leak": None}
+    assert summary([*scores, score("a", "locality", leak=False)], {})["known"]["leak"] == 0.0
     assert report["margins"]["below_zero"] == 0.5
 
 
@@ -288,7 +303,8 @@ def test_without_any_probes_locality_is_unknown():
     assert report["drift"] is None
     assert report["subject"] is None
     assert report["generality"] is None
-    assert report["known"] == {"edits": 0, "reliability": None, "generality": None}
+    nothing = dict.fromkeys(("reliability", "generality", "leak"))
+    assert report["known"] == {"edits": 0, **nothing}
 
 
 def test_a_score_comes_back_from_its_record():
