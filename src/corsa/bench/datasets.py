@@ -50,7 +50,7 @@ class Dataset(NamedTuple):
     """A public data set.
 
     Attributes:
-        about: one line for `--help` and the table.
+        about: one line for the table, true of every source.
         translate: a row of its file, and its place in it, in the native names.
         repository: on the Hugging Face hub; `None`: it must be given as a file.
         file: in that repository.
@@ -259,19 +259,19 @@ def _texts(answer: Any) -> Iterator[str]:
 
 DATASETS: Mapping[str, Dataset] = {
     "counterfact": Dataset(
-        "CounterFact (Meng et al. 2022); EasyEdit's flat form of it with --data, no rephrasings",
+        "CounterFact (Meng et al. 2022)",
         _as_it_is,
         "azhx/counterfact",
         "data/test-00000-of-00001-bacb83500fca49a9.parquet",
     ),
     "zsre": Dataset(
-        "zsRE, MEND's evaluation split (Mitchell et al. 2022); with portability if --data has it",
+        "zsRE, MEND's evaluation split (Mitchell et al. 2022)",
         _zsre,
         "wangzn2001/Model_Editing_Hurt",
         "training-data/zsre_mend_eval.json",
     ),
     "mquake": Dataset(
-        "MQuAKE-Remastered CF-3k (Zhong et al. 2025), cases of one rewrite; MQuAKE with --data",
+        "MQuAKE (Zhong et al. 2023; the hub's is Remastered CF-3k, 2025), cases of one rewrite",
         _mquake,
         "henryzhongsc/MQuAKE-Remastered",
         "data/CF3k-00000-of-00001.parquet",

@@ -32,15 +32,17 @@ def fluency(finished: Finished) -> Numbers:
         finished: the run.
 
     Returns:
-        fluency in bits (the literature prints it × 100), and fluency_words.
+        fluency in bits (the literature prints it × 100) and fluency_words, each with the base model's
+        beside it.
     """
     subjects = dict.fromkeys(p.edit.subject for p in finished.edits if p.edit.subject)
     prompts = [PROMPT.format(subject) for subject in itertools.islice(subjects, SUBJECTS)]
-    texts = [reply.text for reply in finished.after.answers(prompts, LENGTH)]
-    return {
-        "fluency": mean(map(ngram_entropy, texts)),
-        "fluency_words": mean(len(words(text)) for text in texts),
-    }
+    numbers: Numbers = {}
+    for answerer, suffix in ((finished.after, ""), (finished.before, "_base")):
+        texts = [reply.text for reply in answerer.answers(prompts, LENGTH)]
+        numbers[f"fluency{suffix}"] = mean(map(ngram_entropy, texts))
+        numbers[f"fluency_words{suffix}"] = mean(len(words(text)) for text in texts)
+    return numbers
 
 
 def ngram_entropy(text: str) -> float:

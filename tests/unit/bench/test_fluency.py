@@ -45,17 +45,18 @@ def test_each_subject_is_asked_for_once_and_their_number_has_an_end():
 
     replies = {f"Write a paragraph about {s}.": "a b c a b" for s in subjects}
     edits = [planned(f"p{i}", subject=subject) for i, subject in enumerate(subjects)]
-    numbers = fluency(finished(edits, after=Listening(replies)))
+    said = dict.fromkeys(replies, "a b a")
+    numbers = fluency(finished(edits, before=Scripted(said), after=Listening(replies)))
     assert asked[:3] == [f"Write a paragraph about {s}." for s in ("Ann", "Bob", "s0")]
     assert len(asked) == SUBJECTS
     assert numbers == {
         "fluency": pytest.approx(ngram_entropy("a b c a b"), abs=1e-6),
         "fluency_words": 5,
+        "fluency_base": pytest.approx(ngram_entropy("a b a"), abs=1e-6),
+        "fluency_words_base": 3,
     }
 
 
 def test_without_a_subject_there_is_no_number():
-    assert fluency(finished([planned()], after=Scripted())) == {
-        "fluency": None,
-        "fluency_words": None,
-    }
+    nothing = fluency(finished([planned()], before=Scripted(), after=Scripted()))
+    assert set(nothing.values()) == {None}
