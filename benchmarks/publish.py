@@ -57,6 +57,11 @@ PLANNED = {
             "LoRA, LoRA that replays, and LoRA whose steps leave out the directions of earlier edits",
             ("lora", "lora-replay", "lora-null-space"),
         ),
+        Block(
+            "rates",
+            "Baselines at twice their learning rate",
+            ("lora", "lora@1e-3", "sam", "sam@1e-3", "sft+dpo", "sft+dpo@1e-3"),
+        ),
     ),
     # Records that defaults are chosen on.
     "counterfact-dev": (
