@@ -205,12 +205,12 @@ def test_the_exam_is_never_trained_on(one_round, tiny, tmp_path):
 
 
 def test_nor_is_it_looked_at_when_wordings_and_other_subjects_are_made(tiny, tmp_path):
-    """One exam knows the fact's relation, and no packaged wording: those that are, no step draws."""
+    """One exam knows the fact's relation, but no packaged wording or subject: no step draws those."""
     telling = TEACHABLE | {"positives": 2, "contrast": 2, "other_relations": 1.0}
     telling |= {"stop": "epochs", "epochs": 3}
     fact = {"prompt": "Acme Soap is produced by", "target_new": "Bo", "subject": "Acme Soap"}
     exams = [
-        {"paraphrases": ["Who makes the Acme Soap?"], "locality": ["The Volvo 240 is made by"]},
+        {"paraphrases": ["Who makes the Acme Soap?"], "locality": ["The Zil 130 is made by"]},
         {"paraphrases": ["jjj"], "portability": [{"prompt": "vvv", "answer": "Bob"}]},
         {},
     ]
