@@ -114,6 +114,7 @@ PLANNED = {
                 "no-contrast",
                 "no-near-miss",
                 "no-other-relations",
+                "trained-others",
                 "no-remember",
                 "rank-8",
             ),
