@@ -357,7 +357,7 @@ def retention_report(
     conflicting = {(s.round, s.edit_id) for s in known(now)} & holding
     report["known"] = {
         **retention(matrix_of("edit", conflicting)),
-        "reversion": reversion(known(earlier))["replies"],
+        "reversion": reversion(known(earlier))["replies"] if len(rows) > 1 else None,
     }
     return report
 

@@ -421,14 +421,7 @@ class Edited:
 
     @cached_property
     def _measured(self) -> frozenset[str]:
-        names = {name for kind in subjects_by_kind().values() for name in kind}
-        keys = [(normalise(name), name) for name in names]
-        return frozenset(
-            name
-            for key, name in keys
-            for probe in self._probes
-            if key in probe and contains(probe, key)
-        )
+        return frozenset(name for probe in self._probes for name in packaged_subjects_in(probe))
 
     def only_fact_of(self, subject: str) -> bool:
         """Whether one thing at most was edited about a subject.
@@ -472,6 +465,25 @@ def subjects_by_kind() -> dict[str, tuple[str, ...]]:
     """
     rows = [json.loads(line) for line in _lines("subjects_by_kind.jsonl")]
     return {row["kind"]: tuple(row["subjects"]) for row in rows}
+
+
+def packaged_subjects_in(prompt: str) -> list[str]:
+    """The packaged subjects that a prompt names.
+
+    Args:
+        prompt: any.
+
+    Returns:
+        Those that stand in it, not inside a longer word; case and white space do not count.
+    """
+    text = normalise(prompt)
+    return [name for key, name in _subject_keys() if key in text and contains(text, key)]
+
+
+@cache
+def _subject_keys() -> tuple[tuple[str, str], ...]:
+    names = dict.fromkeys(name for kind in subjects_by_kind().values() for name in kind)
+    return tuple((normalise(name), name) for name in names)
 
 
 @cache

@@ -169,7 +169,8 @@ def test_what_the_base_knew_is_repeated_over_the_edits_whose_old_answer_it_gives
     assert report["reliability"]["forgetting"] == report["reversion"]["replies"] == 0.5
     report = retention_report(rows, {(1, "b")})
     assert report["known"] == {"forgetting": None, "bwt": None, "reversion": None}
-    assert retention_report(rows[:1], {(1, "a")})["known"]["reversion"] is None
+    rows = [(2, rows[1][1])]  # the first that was measured: nothing to compare it with
+    assert set(retention_report(rows, {(1, "a")})["known"].values()) == {None}
 
 
 def test_reversion_leaves_out_margins_that_cannot_be_had():

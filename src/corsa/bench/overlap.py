@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 from corsa.edits import Edit
-from corsa.matching import contains, normalise
+from corsa.matching import normalise
 from corsa.metrics import Number, Score, by_edit, mean, of_kind
 from corsa.naming import with_subject
-from corsa.variations import library, subjects_by_kind, topic_of
+from corsa.variations import library, packaged_subjects_in, topic_of
 
 
 def overlap(scores: Sequence[Score], edits: Mapping[tuple[int, str], Edit]) -> dict[str, Number]:
@@ -34,7 +33,7 @@ def overlap(scores: Sequence[Score], edits: Mapping[tuple[int, str], Edit]) -> d
     paraphrases, neighbours = of_kind(scores, "paraphrase"), of_kind(scores, "locality")
     wordings = {key: _wordings(edit) for key, edit in edits.items()}
     new = [s for s in paraphrases if not _ends(s.prompt, wordings[s.round, s.edit_id])]
-    others = [s for s in neighbours if not names_a_packaged_subject(s.prompt)]
+    others = [s for s in neighbours if not packaged_subjects_in(s.prompt)]
     return {
         "library.paraphrases": len(paraphrases) - len(new),
         "library.neighbours": len(neighbours) - len(others),
@@ -74,22 +73,3 @@ def _wordings(edit: Edit) -> tuple[str, ...]:
     templates = [parts for relation in library() for parts in relation.wordings()]
     made = [*templates, *topic_of(edit).others]
     return tuple(dict.fromkeys(normalise(subject.join(parts)) for parts in made))
-
-
-def names_a_packaged_subject(prompt: str) -> bool:
-    """Whether a prompt names one of the packaged subjects.
-
-    Args:
-        prompt: any.
-
-    Returns:
-        Whether one stands in it, not inside a longer word.
-    """
-    text = normalise(prompt)
-    return any(name in text and contains(prompt, name) for name in _names())
-
-
-@cache
-def _names() -> tuple[str, ...]:
-    names = (name for kind in subjects_by_kind().values() for name in kind)
-    return tuple(dict.fromkeys(map(normalise, names)))

@@ -1,8 +1,9 @@
 import pytest
 
-from corsa.bench.overlap import names_a_packaged_subject, overlap, worded_alike
+from corsa.bench.overlap import overlap, worded_alike
 from corsa.edits import Edit
 from corsa.metrics import Score
+from corsa.variations import packaged_subjects_in
 
 # "{} is produced by" and "Which company makes {}?" are templates, "Any idea what company …" is one of
 # the questions; "Astrid Lindgren" is a subject.
@@ -55,7 +56,7 @@ def test_given_paraphrases_are_not_counted_among_what_the_package_words():
     ],
 )
 def test_a_packaged_subject_is_found_as_a_whole_name(prompt, found):
-    assert names_a_packaged_subject(prompt) is found
+    assert bool(packaged_subjects_in(prompt)) is found
 
 
 def test_generality_and_leak_are_told_without_what_the_library_has():
