@@ -96,7 +96,8 @@ class Company:
         pairs = config.contrast_dpo
         vary = worded or config.contrast or config.other_relations or pairs
         self.topics = self._topics(self.own) if vary else []
-        self.earlier_topics = self._topics(self.earlier) if worded else []
+        replayed = worded or config.other_relations
+        self.earlier_topics = self._topics(self.earlier) if replayed else []
         self._keeps = bool(own and config.keep_weight)
         self._progress = progress
         self._about_others = self._own_about_others() if self._keeps or pairs else []
@@ -127,12 +128,15 @@ class Company:
             # Earlier edits are remembered, not argued about: their y⁻ would double what a step costs.
             learned.append(Example(self.base.chat.exchange(edit.prompt, edit.target_new)))
             if self.earlier_topics:
-                rng = self._rng(step, _REPLAYED, index)
-                self._vary(edit, self.earlier_topics[index], rng, learned, kept, fresh=False)
+                rng, topic = self._rng(step, _REPLAYED, index), self.earlier_topics[index]
+                self._vary(edit, topic, rng, learned, kept, fresh=False)
+                kept += self._else(topic, rng) if self._keeps else []
         for index in own if self.topics else ():
             rng = self._rng(step, _OWN, index)
             self._vary(self.own[index], self.topics[index], rng, learned, kept, fresh=True)
-            kept += self._apart(index, rng) if self._keeps else []
+            if self._keeps:
+                kept += self._apart(index, rng)
+                kept += self._else(self.topics[index], rng)
             compared = self._compared[index] if self.config.contrast_dpo else []
             learned += [compared[i] for i in self._drawn(len(compared), 1, step, _COMPARED, index)]
         for number, (pool, count) in enumerate(self._pools, 1):
@@ -326,10 +330,13 @@ class Company:
         return None
 
     def _apart(self, index: int, rng: np.random.Generator) -> Iterator[Exchange]:
-        """An edit's own prompt about others, and something else about its subject."""
-        strangers, topic = self._strangers[index], self.topics[index]
+        """An edit's own prompt about others."""
+        strangers = self._strangers[index]
         count = min(self.config.contrast, len(strangers))
         yield from (strangers[int(i)] for i in rng.choice(len(strangers), count, replace=False))
+
+    def _else(self, topic: Topic, rng: np.random.Generator) -> Iterator[Exchange]:
+        """Something else about an edit's subject, where nothing else about it was edited."""
         if rng.random() < self.config.other_relations and self.edited.only_fact_of(topic.subject):
             prompt = other_relation(topic, rng)
             if prompt and self._stays(prompt, prompt, topic):

@@ -200,6 +200,17 @@ def test_replayed_edits_bring_their_prompt_a_wording_and_its_twin(base):
     assert {text(joined[0].chosen.answer) for joined in drawn} == {" Brno", " Graz"}
 
 
+def test_something_else_about_subjects_of_replayed_edits_is_kept_too(base):
+    bare = {**QUIET, "replay": 1, "positives": 0, "contrast": 0, "other_relations": 1.0}
+    _, kept = parts(company(base, earlier=[OLD], **bare)(0, []))
+    assert [contains(text(e.chosen.prompt), OLD.subject) for e in kept] == [True]
+    assert OLD.prompt not in text(kept[0].chosen.prompt)
+    off = {**bare, "keep_weight": 0.0}
+    assert parts(company(base, earlier=[OLD], **off)(0, []))[1] == []
+    more = Edit(f"{OLD.subject} is known for", "Rome", subject=OLD.subject)
+    assert parts(company(base, earlier=[OLD], edited=[*ROUND, OLD, more], **bare)(0, []))[1] == []
+
+
 def test_the_teacher_is_the_base_model_whatever_acts(base):
     joining = company(base, keep_pool=2)
     plain = joining(0, [0])
