@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,13 +28,16 @@ from corsa.values import Told, find
 # earlier edit at which nothing may change; wordings that were not solved for, by which it is told
 # whether an edit is general.
 _SAME_SUBJECT, _KEPT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 4, 90, 100, 2, 2
+# Share of a layer's rank up to which it is given neurons before the next layer is: as much again makes
+# up for those that are given away.
+_MADE_UP = 0.5
 # Times what was written is looked at, and found again where it is wrong.
 _REPAIRS = 3
 # Streams of wordings from this on are not solved for.
 _ELSE = 1_000_000
 # For an estimate: passing remarks a wording stands behind, in tokens; steps in which values are found,
 # the mean over edits; tokens of what must stand.
-_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 18, 22, 20_000
+_REMARKED_TOKENS, _USUAL_STEPS, _STANDING_TOKENS = 18, 22, 24_000
 
 
 class Own(NamedTuple):
@@ -201,13 +205,15 @@ class _Begun:
     def carry(self, subjects: Sequence[_Subject]) -> Sequence[_Subject]:
         """Find and write what some subjects carry; gives back those for which there is no room."""
         left = subjects
-        for site in self.places:
+        for share, site in itertools.product((_MADE_UP, 1.0), self.places):
             if not left:
                 break
-            room = min(map(self.adapter.room, (*site.reading, site.down)))
-            # Of a rank above the layer's width that is no bound: neurons can run out, too.
-            room = min(room, int((~self.adapter.moved(site.reading[0])).sum()))
-            here, left = left[:room], left[room:]
+            taken = self.adapter.moved(site.reading[0])
+            # Of a rank above the layer's width that is no bound: neurons can run out, too. Of what
+            # writes, the rank that no neuron has makes up for those given away.
+            room = min(*map(self.adapter.room, site.reading), int((~taken).sum()))
+            room = min(room, int(share * self.adapter.rank(site.down)) - int(taken.sum()))
+            here, left = left[: max(room, 0)], left[max(room, 0) :]
             if here:
                 self.layers.append(self._carried(here, site))
                 self.solved += [i for one in here for i in one.own if i not in self.solved]

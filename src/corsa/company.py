@@ -55,6 +55,9 @@ _TRIES = 8
 # What is looked at when an adapter is solved for: packaged relations, other subjects in fresh wordings
 # of each edit, passages of plain text.
 _ASKED, _OTHERS, _PASSAGES = 350, 12, 120
+# Tokens of the base model's replies to packaged prompts that are looked at then: most of what a model
+# reads is what it says itself.
+_READ_TOKENS = 32
 # Streams of random numbers of a step, beside those of the pools.
 _OWN, _REPLAYED, _ROUND, _PASSAGE, _LOST, _SOLVED, _COMPARED = 10, 11, 12, 13, 14, 15, 16
 
@@ -101,6 +104,7 @@ class Company:
         self._keeps = bool(own and config.keep_weight)
         self._progress = progress
         self._about_others = self._own_about_others() if self._keeps or pairs else []
+        self._said: list[Exchange] = []
         self._pools = self._kept() if self._keeps else []
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
         self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
@@ -249,7 +253,13 @@ class Company:
             about packaged subjects, fresh wordings about others, plain text.
         """
         rng = self._rng(_SOLVED, 3)
-        replied = [x for pool, _ in self._pools for x in pool]
+        given = self._pools[0][0] if self._pools else []
+        # An answer that names what was edited is not to stay as it is.
+        tokenizer = self.base.tokenizer
+        replied = [
+            x if not self.edited.named_in(tokenizer.decode(x.answer)) else x._replace(answer=_ANY)
+            for x in (*given, *self._said)
+        ]
         subjects = {
             kind: [name for name in names if not self.edited.measures(name)]
             for kind, names in subjects_by_kind().items()
@@ -401,7 +411,8 @@ class Company:
     def _strangers(self) -> list[list[Exchange]]:
         """Own prompts about others with what the base model says, by edit."""
         prompts = self._about_others
-        replies = iter(self._replies([prompt for part in prompts for prompt in part]))
+        asked = [prompt for part in prompts for prompt in part]
+        replies = iter(self._replies(asked, self.config.keep_tokens))
         return [[next(replies) for _ in part] for part in prompts]
 
     @cached_property
@@ -433,10 +444,12 @@ class Company:
             for p in (pool_prompts() if config.keep_pool else ())
             if not self.edited.named_in(p) and not self.edited.examines(p)
         ]
-        given = self._given()
+        length = config.keep_tokens
+        self._said = self._replies(packaged, max(length, _READ_TOKENS) if config.solve else length)
+        pool = [x._replace(answer=x.answer[:length]) for x in self._said]
         return [
-            (self._replies(given), config.batch_size),
-            (self._replies(packaged), config.keep_pool),
+            (self._replies(self._given(), length), config.batch_size),
+            (pool, config.keep_pool),
         ]
 
     def _given(self) -> list[str]:
@@ -444,11 +457,10 @@ class Company:
         asked = [p for edit in self.own for p in edit.keep if not self.edited.has_prompt(p)]
         return list(dict.fromkeys(asked))
 
-    def _replies(self, prompts: Sequence[str]) -> list[Exchange]:
-        """Prompts with the beginning of what the base model answers them."""
+    def _replies(self, prompts: Sequence[str], length: int) -> list[Exchange]:
+        """Prompts with as many tokens of what the base model answers them."""
         if not prompts:
             return []
-        length = self.config.keep_tokens
 
         def ask() -> list[tuple[int, ...]]:
             self._progress.begin("asking the base model what to keep", len(prompts))

@@ -563,7 +563,25 @@ class Adapter:
         """
         down, up = self._parts(module)
         scale = self.base._scaling(module, self.name)
-        first, values, second = self._product(module, left, right)
+        whole = torch.cat([scale * up.double(), left.to(up.device)], dim=1)
+        return self.put(module, whole, torch.cat([down.double(), right.to(down.device)]), generator)
+
+    @torch.no_grad()
+    def put(self, module: str, left: Tensor, right: Tensor, generator: torch.Generator) -> float:
+        """Let it do something at one of its modules, whatever it did there; else as `add`.
+
+        Args:
+            module: full name; it must act there.
+            left: shape (out, n); `left @ right @ x` is what it does.
+            right: shape (n, in).
+            generator: draws the unused rows.
+
+        Returns:
+            Which part of that, in squared length, the rank cannot hold.
+        """
+        down, up = self._parts(module)
+        scale = self.base._scaling(module, self.name)
+        first, values, second = _taken_apart(left, right)
         rank = len(down)
         squares = values.square()
         lost = float(squares[rank:].sum() / squares.sum().clamp_min(1e-300))
@@ -582,24 +600,11 @@ class Adapter:
         down, up = (self.params[f"{module}.lora_{part}.weight"] for part in "AB")
         return down, up
 
-    def _product(
-        self, module: str, left: Tensor | None = None, right: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What it does and `left @ right` beside it, taken apart; the whole may have 10⁸ entries.
-
-        Returns:
-            Left singular vectors, values and right ones, float64.
-        """
+    def _product(self, module: str) -> tuple[Tensor, Tensor, Tensor]:
+        """What it does, taken apart."""
         down, up = self._parts(module)
         scale = self.base._scaling(module, self.name)
-        outer, inner = scale * up.double(), down.double()
-        if left is not None and right is not None:
-            outer = torch.cat([outer, left.to(outer)], dim=1)
-            inner = torch.cat([inner, right.to(inner)])
-        first, mixed = torch.linalg.qr(outer)
-        second, mixing = torch.linalg.qr(inner.T)
-        left, values, right = torch.linalg.svd(mixed @ mixing.T, full_matrices=False)
-        return first @ left, values, right @ second.T
+        return _taken_apart(scale * up.double(), down.double())
 
     def save(self, folder: Path) -> None:
         """Write the adapter as plain peft reads it; equal adapters give equal bytes.
@@ -629,6 +634,18 @@ class Adapter:
     def drop(self) -> None:
         """Detach it from the model."""
         self.base.drop_adapter(self.name)
+
+
+def _taken_apart(outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The singular value decomposition of `outer @ inner`, which may have 10⁸ entries.
+
+    Returns:
+        Left singular vectors, values and right ones, float64.
+    """
+    first, mixed = torch.linalg.qr(outer)
+    second, mixing = torch.linalg.qr(inner.T)
+    left, values, right = torch.linalg.svd(mixed @ mixing.T, full_matrices=False)
+    return first @ left, values, right @ second.T
 
 
 def cpu_has_bfloat16() -> bool:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from corsa.chat import Exchange
 from corsa.config import Config
 from corsa.models import Adapter, BaseModel, adaptable_modules
+from corsa.sparing import make_up, spare
 from corsa.step import Example
 from corsa.values import Told, passes
 
@@ -43,6 +44,8 @@ _ELSEWHERE, _THRESHOLD, _STEEP, _NEAR = 0.1, 0.7, 35.0, 0.01
 _APART, _FLAT = 1.0, 0.03
 # Of a value that little may be said at another's name.
 _CLOSED = 0.05
+# Neurons, of those that say least, that are given away and make up for each other: all of a small MLP.
+_AMONG = 4096
 # A layer adds what its projection writes to the residual stream if that moves what it says by as much,
 # and an MLP is gated as above if its output projection reads that, to as much.
 _AS_IT_IS = 0.05
@@ -149,13 +152,11 @@ class Read(NamedTuple):
 
     Attributes:
         site: full name of its output projection.
-        inputs: what goes in by group, each (n, m).
-        squares: mean squares of what comes out of its neurons by group, each (m',), float64.
+        inputs: by group, each (n, m).
     """
 
     site: str
     inputs: list[Tensor]
-    squares: list[Tensor]
 
 
 @torch.no_grad()
@@ -216,16 +217,21 @@ def write(
         )
         weights = [_weights(module) for module in reading]
         written = _weights(down).matrix
+    with base.using(None):
+        directions = _weights(down).matrix
+        say = [_neurons(site, reading, inputs) for inputs in (*standing.inputs, *beside.inputs)]
     elsewhere = [*standing.inputs, *beside.inputs, *(keys for keys in held.inputs if len(keys))]
-    energy = torch.stack([*standing.squares, *beside.squares]).mean(0)
     of_value, near_to = (torch.tensor([one.value for one in part]) for part in (told, near))
     keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
     names = [missed.inputs[0][near_to == value] for value in range(len(shifts))]
     knows, always, metric = (detect or detectors)(keys, names, elsewhere)
-    # Neurons of earlier values hardly ever say anything, so they would be the first to go.
-    costs = energy * written.square().sum(0)
-    chosen = costs.masked_fill(adapter.moved(site.reading[0]).to(costs.device), torch.inf).argsort()
-    chosen = chosen[: len(shifts)]
+    # Given away before; those of values that were found again hold nothing, but cannot be told apart.
+    taken = adapter.moved(site.reading[0]).to(directions.device)
+    squares = torch.stack([said.square().double().mean(0) for said in say]).mean(0)
+    costs = (squares * directions.square().sum(0)).masked_fill(taken, 0.0)
+    among = costs.argsort()[:_AMONG]
+    moment = torch.stack([_moment(said[:, among]) for said in say]).mean(0)
+    chosen = among[spare(directions[:, among], moment, taken[among], len(shifts))]
     opened = float(site.act(torch.tensor(_STEEP * (1 - _THRESHOLD))))
     gates = _STEEP * (knows - _THRESHOLD * always)
     flat = ((2 - _THRESHOLD) * always - knows) / (1 - _THRESHOLD)
@@ -236,14 +242,22 @@ def write(
             return site.act(inputs.double() @ gates[value]) / opened
 
         rows.append(tell_apart(flat, opening, keys, names, metric))
-    picked = torch.zeros(len(costs), len(chosen)).to(knows)
+    picked = torch.zeros(len(taken), len(chosen)).to(knows)
     picked[chosen, torch.arange(len(chosen))] = 1.0
     generator = torch.Generator().manual_seed(config.seed)
     for name, row, (weight, bias) in zip(site.reading, rows, weights, strict=True):
         change = row - bias[chosen, None] * always - weight[chosen]
         adapter.add(name, picked, change, generator)
-    columns = shifts.double().to(knows).T / opened
-    adapter.add(site.down, columns - written[:, chosen], picked.T, generator)
+    written[:, chosen] = shifts.double().to(knows).T / opened
+    gone = taken.clone()
+    gone[chosen] = True
+    room = adapter.rank(site.down) - int(gone.sum())
+    columns, known = make_up(directions[:, among], moment, gone[among], room)
+    does = torch.zeros(int(gone.sum()) + len(known), len(gone)).to(known)
+    does[torch.arange(int(gone.sum())), gone.nonzero().flatten()] = 1.0
+    does[len(does) - len(known) :, among] = known
+    carried = (written - directions)[:, gone]
+    adapter.put(site.down, torch.cat([carried, columns], dim=1), does, generator)
     looked = [number for number, one in enumerate(told) if not one.example.fresh]
     again = [told[number] for number in looked]
     asked = shifts.float()[of_value[looked]]
@@ -374,10 +388,14 @@ def _weights(module: nn.Module) -> _Weights:
     """It is asked rather than read: weights may be quantised, or transposed."""
     own: Any = getattr(module, "base_layer", module)
     width = getattr(own, "in_features", own.weight.shape[0])
-    dtype = own.weight.dtype if own.weight.is_floating_point() else torch.get_default_dtype()
-    asked = torch.eye(width + 1, width, device=own.weight.device, dtype=dtype)
+    asked = torch.eye(width + 1, width, device=own.weight.device, dtype=_dtype(module))
     said = module(asked).double()
     return _Weights((said[:-1] - said[-1]).T, said[-1])
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    weight: Any = getattr(module, "base_layer", module).weight
+    return weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
 
 
 def _cut(told: Sequence[Told]) -> list[Told]:
@@ -420,21 +438,24 @@ def _read(
     spots: Mapping[tuple[int, ...], int],
 ) -> Read:
     """What a site's MLP reads, but at the spots: by prompt the place that does not count."""
-    modules = [base.hf.get_submodule(name) for name in (site.reading[0], site.down)]
+    module = base.hf.get_submodule(site.reading[0])
     read: list[Tensor] = []
-    squares: list[Tensor] = []
     for group in groups:
-        rest, parts, total = iter(group), list[Tensor](), torch.zeros(0)
-        for passed in base.forward.passing(group, modules, site.layer):
+        rest, parts = iter(group), list[Tensor]()
+        for passed in base.forward.passing(group, [module], site.layer):
             counts = passed.often() > 0
             for path in passed.paths:
                 place = spots.get(next(rest).prompt)
                 if place is not None:
                     counts[path[place]] = False
-            first, second = (inputs[counts.to(inputs.device)].float() for inputs in passed.inputs)
-            parts.append(first)
-            found = second.square().double().sum(0)
-            total = found if not len(total) else total + found
+            (inputs,) = passed.inputs
+            parts.append(inputs[counts.to(inputs.device)].float())
         read.append(torch.cat(parts))
-        squares.append(total / len(read[-1]))
-    return Read(site.down, read, squares)
+    return Read(site.down, read)
+
+
+def _neurons(site: Site, reading: Sequence[nn.Module], inputs: Tensor) -> Tensor:
+    """What comes out of a site's neurons, shape (n, m')."""
+    said: list[Tensor] = [module(inputs.to(_dtype(module))).float() for module in reading]
+    found = site.act(said[0])
+    return found * said[1] if len(said) == 2 else found

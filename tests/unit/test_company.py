@@ -266,13 +266,29 @@ def test_nothing_else_is_kept_about_a_subject_of_several_edits(base):
 def test_nothing_is_asked_about_others_where_no_step_needs_it(base, monkeypatch):
     asked = []
     real = Company._replies
-    monkeypatch.setattr(Company, "_replies", lambda self, ps: asked.extend(ps) or real(self, ps))
+    monkeypatch.setattr(
+        Company, "_replies", lambda self, ps, n: asked.extend(ps) or real(self, ps, n)
+    )
     joining = company(base, **QUIET)
     assert joining.standing()
     assert not asked
     joining.ask()
     assert len(asked) > len(ROUND)
     assert not {edit.prompt for edit in ROUND}.intersection(asked)
+
+
+def test_what_the_base_says_is_read_at_length_but_where_it_names_what_is_edited(base):
+    edit = Edit("Who leads Acme?", "Ann", subject="Acme", keep=("Hello?",))
+    changes = {**QUIET, "keep_pool": 2, "solve": True}
+    joining = company(base, [edit], **changes, keep_tokens=3)
+    replied, *_ = joining.standing()
+    assert [len(x.answer) for pool, _ in joining._pools for x in pool[:1]] == [3, 3]
+    (long, *_) = [x for x in replied if len(x.answer) == 32]
+    said = "".join(text(long.answer).split()[:1])
+    named = Edit("Who is it?", "Ann", subject=said)
+    joining = company(base, [edit], edited=[edit, named], **changes)
+    (again,) = [x for x in joining.standing()[0] if x.prompt == long.prompt]
+    assert len(again.answer) == 1
 
 
 def test_what_the_user_wants_kept_joins(base):

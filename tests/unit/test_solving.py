@@ -176,6 +176,14 @@ class TestAdd:
         assert adapter.room(self.MODULE) == 2
         assert adapter.params[f"{self.MODULE}.lora_A.weight"].norm(dim=1).min() > 0
 
+    def test_put_replaces_what_it_did(self):
+        adapter = random_adapter(base_model(), rank=8)
+        left, right = self.change(adapter, 3)
+        generator = torch.Generator().manual_seed(0)
+        assert adapter.put(self.MODULE, left, right, generator) < 1e-9
+        assert self.product(adapter).numpy() == pytest.approx((left @ right).numpy(), abs=1e-5)
+        assert adapter.room(self.MODULE) == 5
+
     def test_it_tells_which_outputs_it_changes(self):
         adapter = base_model().new_adapter("fresh", settings(rank=4))
         left, right = self.change(adapter, 3)
@@ -305,7 +313,7 @@ class TestFindAndWrite:
         assert all(score.right for score in scores)
         # Of a tiny MLP every neuron says something.
         assert float((before.exp() * (before - after)).sum(-1).max()) < 0.05
-        assert adapter.room(site.down) == 13
+        assert adapter.room(site.reading[0]) == 13
 
     def test_what_else_is_said_of_a_subject_moves_the_less_the_more_it_weighs(self):
         base = base_model()
@@ -332,8 +340,8 @@ class TestFindAndWrite:
         adapter = base.new_adapter("edited", self.CONFIG)
         facts, later = told("L")[:2], told("M")[2:]
         site, values = self.found(base, adapter, facts)
-        nothing = read(adapter, site, [])
-        write(adapter, site, facts, values.shifts, [], [], nothing, self.CONFIG)
+        plain = read(adapter, site, [[exchange(prompt, " yes, so it is") for prompt in PROMPTS]])
+        write(adapter, site, facts, values.shifts, [], [], plain, self.CONFIG)
         taken = adapter.moved(site.reading[0])
         spots = [one.example.chosen for one in facts]
 
@@ -349,10 +357,31 @@ class TestFindAndWrite:
 
         before = said()
         second = [one._replace(value=0) for one in later]
-        write(adapter, site, second, 3 * values.shifts[:1], [], facts, nothing, self.CONFIG)
+        write(adapter, site, second, 3 * values.shifts[:1], [], facts, plain, self.CONFIG)
         assert int(taken.sum()) == 2
         assert int((adapter.moved(site.reading[0]) & ~taken).sum()) == 1
         assert float((said() - before).norm()) < 0.05 * float(values.shifts.norm())
+
+    def test_other_neurons_make_up_for_those_given_away(self, monkeypatch):
+        """As far as the rank goes that no neuron has; nothing of a value is lost by it."""
+        text = [exchange(prompt, " yes, so it is") for prompt in PROMPTS]
+        unseen = [exchange("Something else entirely", " and more of it")]
+        moved = []
+        for rank in (16, 5, 3):
+            base = base_model()
+            config = replace(self.CONFIG, rank=rank)
+            adapter = base.new_adapter("edited", config)
+            facts = told("L")
+            site, values = self.found(base, adapter, facts, config)
+            before = base.forward.distributions(unseen)[0]
+            plain = read(adapter, site, [text, unseen])
+            assert write(adapter, site, facts, values.shifts, [], [], plain, config) < 0.2
+            with base.using(adapter.name):
+                after = base.forward.distributions(unseen)[0]
+            moved.append(float((before.exp() * (before - after)).sum(-1).mean()))
+            assert int(adapter.moved(site.reading[0]).sum()) == 3
+        assert moved[0] < 0.5 * moved[2]
+        assert moved[0] < moved[1] < moved[2]
 
     def test_another_name_at_which_the_gate_opens_is_not_told(self, monkeypatch):
         """What tells it from the subject is far from where it ends, and random layers hardly look."""

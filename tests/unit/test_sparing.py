@@ -1,0 +1,89 @@
+"""Neurons that are given away, and what the others write instead, against least squares by numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from corsa.sparing import make_up, spare
+
+RNG = np.random.default_rng(3)
+# Neurons that know of each other: 40 readings of 12, of which three are nearly mixtures of others.
+SAID = RNG.normal(size=(400, 12)) * RNG.uniform(0.2, 2, 12)
+SAID[:, 9:] = SAID[:, :9] @ RNG.normal(size=(9, 3)) + 0.05 * RNG.normal(size=(400, 3))
+WRITES = RNG.normal(size=(7, 12))
+MOMENT = torch.from_numpy(SAID.T @ SAID / len(SAID))
+RIDGE = 1e-3 * float(MOMENT.diagonal().mean())
+
+
+def ridged(which):
+    """Readings of some neurons, with rows that stand for the ridge."""
+    return np.concatenate([SAID, np.sqrt(len(SAID) * RIDGE) * np.eye(12)])[:, which]
+
+
+def missing(gone):
+    """What is missing where the others write as well as they can, summed over readings."""
+    rest = [j for j in range(12) if j not in gone]
+    known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
+    return float((((ridged(gone) - ridged(rest) @ known) @ WRITES[:, gone].T) ** 2).sum())
+
+
+def mask(which):
+    found = torch.zeros(12, dtype=torch.bool)
+    found[which] = True
+    return found
+
+
+@pytest.mark.parametrize("before", [[], [2, 10]])
+def test_the_least_missed_go_one_after_the_other(before):
+    gone, wanted = list(before), []
+    for _ in range(4):
+        left = [j for j in range(12) if j not in gone]
+        # What one more leaves missing once all others make up for all that are gone.
+        wanted.append(min(left, key=lambda j: added(gone, j)))
+        gone.append(wanted[-1])
+    found = spare(torch.from_numpy(WRITES), MOMENT, mask(before), 4)
+    assert found.tolist() == wanted
+    # A neuron that others know is given away before one that says less.
+    assert wanted[0] != int((MOMENT.diagonal() * torch.from_numpy(WRITES).square().sum(0)).argmin())
+
+
+def added(gone, j):
+    """What no other neuron knows of what j writes, and of what it writes for those that are gone."""
+    rest = [k for k in range(12) if k not in gone]
+    others = [k for k in rest if k != j]
+    made = WRITES[:, rest]
+    if gone:
+        known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
+        made = made + WRITES[:, gone] @ known.T
+    its = np.linalg.lstsq(ridged(others), ridged([j]), rcond=None)[0]
+    unknown = ((ridged([j]) - ridged(others) @ its) ** 2).sum()
+    return float(unknown * (made[:, rest.index(j)] ** 2).sum())
+
+
+def test_no_more_than_there_are():
+    with pytest.raises(ValueError, match="3 of 2 neurons"):
+        spare(torch.from_numpy(WRITES), MOMENT, mask(range(10)), 3)
+
+
+def test_the_others_write_what_they_know():
+    gone = [1, 9, 11]
+    left, right = make_up(torch.from_numpy(WRITES), MOMENT, mask(gone), 3)
+    rest = [j for j in range(12) if j not in gone]
+    known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
+    wanted = WRITES[:, gone] @ known.T
+    assert (left @ right)[:, rest].numpy() == pytest.approx(wanted, abs=1e-9)
+    assert not right[:, gone].any()
+
+
+def test_of_a_lower_rank_it_is_the_best():
+    gone, rank = [0, 4, 9, 11], 2
+    left, right = make_up(torch.from_numpy(WRITES), MOMENT, mask(gone), rank)
+    assert left.shape == (7, rank)
+    rest = [j for j in range(12) if j not in gone]
+    known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
+    written = ridged(rest) @ known @ WRITES[:, gone].T
+    values = np.linalg.svd(written)[1]
+    found = ridged(rest) @ (left @ right)[:, rest].numpy().T
+    assert ((written - found) ** 2).sum() == pytest.approx((values[rank:] ** 2).sum(), rel=1e-6)
+    nothing, none = make_up(torch.from_numpy(WRITES), MOMENT, mask(gone), 0)
+    assert not (nothing @ none).any()
