@@ -128,7 +128,8 @@ class Config:
 
     rank: int = _setting(
         128,
-        "rank of a new adapter: it holds as many subjects in each of its layers with neurons",
+        "rank of a new adapter: it holds as many subjects in each of its layers with neurons, and best "
+        "half as many",
         low=1,
     )
     alpha: float = _setting(256.0, "scale of a new adapter: it acts as alpha / rank", low=0)
@@ -152,7 +153,7 @@ class Config:
     solve_layers: str = _setting(
         "0.25-0.35",
         "layers that are given neurons and are not trained, as shares of the depth: FROM-TO; the middle "
-        "one first, the others once the rank is full there",
+        "one first, the others once half of the rank is taken there, then the other halves",
     )
     solve_wordings: int = _setting(
         4,

@@ -1,7 +1,7 @@
 """An adapter in closed form: neurons that know a subject, and say what its last token must carry.
 
 An MLP writes Σ_j act(g_j · x) (u_j · x) d_j into the residual stream, or the same without u. For every
-value one of its neurons, of those that say least, is given away:
+value one of its neurons, of those that are missed least (`corsa.sparing`), is given away:
 
     g = β (w − θ b),    u = ((2 − θ) b − w) / (1 − θ),    d = the value / act(β (1 − θ)),
 
@@ -19,7 +19,7 @@ gate opens for them, too (the World Cup of another year): no linear function tel
 and from all text. Two do: u learns to be 0 there, whatever it is on text, where the gate is closed
 (`tell_apart`). T-Patcher (Huang et al. 2023, arXiv 2301.09785) trains
 such neurons beside those of a last layer; here they are solved for and are part of a plain LoRA adapter:
-each takes one of its rank.
+each takes one of its rank. In the rank that no neuron has the others make up for those given away.
 """
 
 from __future__ import annotations
