@@ -205,7 +205,9 @@ class _Begun:
     def carry(self, subjects: Sequence[_Subject]) -> Sequence[_Subject]:
         """Find and write what some subjects carry; gives back those for which there is no room."""
         left = subjects
-        for share, site in itertools.product((_MADE_UP, 1.0), self.places):
+        # Where there is no other layer to go on in, a round is not taken apart for it.
+        shares = (_MADE_UP, 1.0) if len(self.places) > 1 else (1.0,)
+        for share, site in itertools.product(shares, self.places):
             if not left:
                 break
             taken = self.adapter.moved(site.reading[0])

@@ -104,8 +104,10 @@ class Company:
         self._keeps = bool(own and config.keep_weight)
         self._progress = progress
         self._about_others = self._own_about_others() if self._keeps or pairs else []
-        self._said: list[Exchange] = []
-        self._pools = self._kept() if self._keeps else []
+        self._wanted, self._said = self._kept() if self._keeps else ([], [])
+        pool = [x._replace(answer=x.answer[: config.keep_tokens]) for x in self._said]
+        # What is kept, each with the number that joins every step.
+        self._pools = [(self._wanted, config.batch_size), (pool, config.keep_pool)]
         plain = passing_remarks() if self._keeps and config.keep_plain else ()
         self._remarks = [remark for remark in plain if not self.edited.named_in(remark)]
 
@@ -206,8 +208,7 @@ class Company:
         Returns:
             Prompts that name it, with the beginning of what the base model answers.
         """
-        pool = self._pools[0][0] if self._pools else []
-        given = zip(self._given(), pool, strict=True) if pool else ()
+        given = zip(self._given(), self._wanted, strict=True) if self._wanted else ()
         return {prompt: x for prompt, x in given if subject and contains(prompt, subject)}
 
     def near(self, index: int, count: int, *, earlier: bool) -> list[tuple[str, str]]:
@@ -253,12 +254,14 @@ class Company:
             about packaged subjects, fresh wordings about others, plain text.
         """
         rng = self._rng(_SOLVED, 3)
-        given = self._pools[0][0] if self._pools else []
-        # An answer that names what was edited is not to stay as it is.
-        tokenizer = self.base.tokenizer
+        # A reply that names what was edited is not to stay as it is; what was asked for is.
+        named = [self.edited.named_in(self.base.tokenizer.decode(x.answer)) for x in self._said]
         replied = [
-            x if not self.edited.named_in(tokenizer.decode(x.answer)) else x._replace(answer=_ANY)
-            for x in (*given, *self._said)
+            *self._wanted,
+            *(
+                x._replace(answer=_ANY) if names else x
+                for x, names in zip(self._said, named, strict=True)
+            ),
         ]
         subjects = {
             kind: [name for name in names if not self.edited.measures(name)]
@@ -435,8 +438,8 @@ class Company:
             found[number].append(Example(chosen[number], rejected, reference, weight=0.0))
         return found
 
-    def _kept(self) -> list[tuple[list[Exchange], int]]:
-        """Pools of what is kept, each with the number that joins every step."""
+    def _kept(self) -> tuple[list[Exchange], list[Exchange]]:
+        """What edits ask to keep, and the packaged prompts, with what the base model says to each."""
         config = self.config
         # Who says what is to stay knows better than a name in it.
         packaged = [
@@ -445,12 +448,8 @@ class Company:
             if not self.edited.named_in(p) and not self.edited.examines(p)
         ]
         length = config.keep_tokens
-        self._said = self._replies(packaged, max(length, _READ_TOKENS) if config.solve else length)
-        pool = [x._replace(answer=x.answer[:length]) for x in self._said]
-        return [
-            (self._replies(self._given(), length), config.batch_size),
-            (pool, config.keep_pool),
-        ]
+        read = max(length, _READ_TOKENS) if config.solve else length
+        return self._replies(self._given(), length), self._replies(packaged, read)
 
     def _given(self) -> list[str]:
         """What the round's edits ask to keep, each once."""

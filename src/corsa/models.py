@@ -581,7 +581,7 @@ class Adapter:
         """
         down, up = self._parts(module)
         scale = self.base._scaling(module, self.name)
-        first, values, second = _taken_apart(left, right)
+        first, values, second = _taken_apart(left.double(), right.double())
         rank = len(down)
         squares = values.square()
         lost = float(squares[rank:].sum() / squares.sum().clamp_min(1e-300))

@@ -225,7 +225,7 @@ def write(
     keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
     names = [missed.inputs[0][near_to == value] for value in range(len(shifts))]
     knows, always, metric = (detect or detectors)(keys, names, elsewhere)
-    # Given away before; those of values that were found again hold nothing, but cannot be told apart.
+    # Given away before.
     taken = adapter.moved(site.reading[0]).to(directions.device)
     squares = torch.stack([said.square().double().mean(0) for said in say]).mean(0)
     costs = (squares * directions.square().sum(0)).masked_fill(taken, 0.0)

@@ -62,6 +62,36 @@ def test_where_every_neuron_has_moved_there_is_no_room():
     assert one.layers == []
 
 
+def test_layers_are_filled_by_halves_before_any_is_filled(monkeypatch):
+    """As much again of the rank makes up for what is given away; a layer that is alone is not cut."""
+    one = begun([Edit(f"{name} is run by", "Bo", subject=name) for name in ("Acme", "Zil", "Vex")])
+    subjects, given = one.subjects([0, 1, 2]), []
+    (site,) = one.places
+    one.places = [site, site._replace(reading=("other",), down="other.down")]
+    taken = dict.fromkeys([site.reading[0], "other"], 0)
+    one.adapter.rank = lambda _: 4
+    one.adapter.room = lambda name: 4 - taken.get(name, 0)
+    one.adapter.moved = lambda name: torch.arange(64) < taken[name]
+
+    def carried(subjects, site):
+        given.append((site.reading[0], len(subjects)))
+        taken[site.reading[0]] += len(subjects)
+        return {}
+
+    monkeypatch.setattr(one, "_carried", carried)
+    first, _ = taken
+    assert one.carry(subjects) == []
+    assert given == [(first, 2), ("other", 1)]
+    assert one.carry(subjects) == []
+    assert given[2:] == [("other", 1), (first, 2)]
+    # One is left for two.
+    assert len(one.carry(subjects)) == 1
+    taken.update({first: 0})
+    one.places = [site]
+    one.carry(subjects)
+    assert given[-1] == (first, 3)
+
+
 @pytest.mark.parametrize(
     ("moved", "says"), [(64, "earlier rounds trained its layers"), (16, "with a higher rank")]
 )

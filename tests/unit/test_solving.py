@@ -362,7 +362,7 @@ class TestFindAndWrite:
         assert int((adapter.moved(site.reading[0]) & ~taken).sum()) == 1
         assert float((said() - before).norm()) < 0.05 * float(values.shifts.norm())
 
-    def test_other_neurons_make_up_for_those_given_away(self, monkeypatch):
+    def test_other_neurons_make_up_for_those_given_away(self):
         """As far as the rank goes that no neuron has; nothing of a value is lost by it."""
         text = [exchange(prompt, " yes, so it is") for prompt in PROMPTS]
         unseen = [exchange("Something else entirely", " and more of it")]

@@ -20,11 +20,10 @@ def ridged(which):
     return np.concatenate([SAID, np.sqrt(len(SAID) * RIDGE) * np.eye(12)])[:, which]
 
 
-def missing(gone):
-    """What is missing where the others write as well as they can, summed over readings."""
+def known(gone):
+    """What the others know of some neurons: those that are left, and least squares over them."""
     rest = [j for j in range(12) if j not in gone]
-    known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
-    return float((((ridged(gone) - ridged(rest) @ known) @ WRITES[:, gone].T) ** 2).sum())
+    return rest, np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
 
 
 def mask(which):
@@ -49,12 +48,9 @@ def test_the_least_missed_go_one_after_the_other(before):
 
 def added(gone, j):
     """What no other neuron knows of what j writes, and of what it writes for those that are gone."""
-    rest = [k for k in range(12) if k not in gone]
+    rest, theirs = known(gone)
+    made = WRITES[:, rest] + WRITES[:, gone] @ theirs.T
     others = [k for k in rest if k != j]
-    made = WRITES[:, rest]
-    if gone:
-        known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
-        made = made + WRITES[:, gone] @ known.T
     its = np.linalg.lstsq(ridged(others), ridged([j]), rcond=None)[0]
     unknown = ((ridged([j]) - ridged(others) @ its) ** 2).sum()
     return float(unknown * (made[:, rest.index(j)] ** 2).sum())
@@ -68,9 +64,8 @@ def test_no_more_than_there_are():
 def test_the_others_write_what_they_know():
     gone = [1, 9, 11]
     left, right = make_up(torch.from_numpy(WRITES), MOMENT, mask(gone), 3)
-    rest = [j for j in range(12) if j not in gone]
-    known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
-    wanted = WRITES[:, gone] @ known.T
+    rest, theirs = known(gone)
+    wanted = WRITES[:, gone] @ theirs.T
     assert (left @ right)[:, rest].numpy() == pytest.approx(wanted, abs=1e-9)
     assert not right[:, gone].any()
 
@@ -79,9 +74,8 @@ def test_of_a_lower_rank_it_is_the_best():
     gone, rank = [0, 4, 9, 11], 2
     left, right = make_up(torch.from_numpy(WRITES), MOMENT, mask(gone), rank)
     assert left.shape == (7, rank)
-    rest = [j for j in range(12) if j not in gone]
-    known = np.linalg.lstsq(ridged(rest), ridged(gone), rcond=None)[0]
-    written = ridged(rest) @ known @ WRITES[:, gone].T
+    rest, theirs = known(gone)
+    written = ridged(rest) @ theirs @ WRITES[:, gone].T
     values = np.linalg.svd(written)[1]
     found = ridged(rest) @ (left @ right)[:, rest].numpy().T
     assert ((written - found) ** 2).sum() == pytest.approx((values[rank:] ** 2).sum(), rel=1e-6)
