@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,26 @@ if TYPE_CHECKING:
 
 FILE = "model.gguf"
 
-# By the name of a tensor, what its numbers become.
-Changes = Mapping[str, Callable[[Matrix], Matrix]]
+# Of the largest row of B, what a row that did not move can be by rounding.
+_MOVED = 1e-6
+
+
+class Change(NamedTuple):
+    """What becomes of a tensor.
+
+    Attributes:
+        to: from its numbers to others.
+        alone: whether a few rows of it carry edits, each alone (neurons: `corsa.solving`). Half of eight
+            bits' last step is nothing where all rows say a little of an edit; where one says it all, at
+            a threshold, the edit can be lost by it.
+    """
+
+    to: Callable[[Matrix], Matrix]
+    alone: bool = False
+
+
+# By the name of a tensor.
+Changes = Mapping[str, Change]
 
 
 def write(request: Request, folder: Path) -> list[str]:
@@ -43,12 +61,14 @@ def write(request: Request, folder: Path) -> list[str]:
     checked = (
         f"the {len(changes)} changed matrices of {path.name} were the base model's, bit for bit"
     )
+    alone = sum(change.alone for change in changes.values())
+    kept = f" ({alone} matrices, of which few rows carry the edits, in F16)"
     write_documents(
         request,
         folder,
         library="gguf",
-        what=f"A whole model for llama.cpp in {request.type.upper()}, the edits merged into its "
-        "weights.",
+        what=f"A whole model for llama.cpp in {request.type.upper()}"
+        f"{kept if alone and request.type == 'q8_0' else ''}, the edits merged into its weights.",
         loading="```\nllama-server -m model.gguf\n```\n\n"
         "With Ollama: `ollama create NAME -f Modelfile`.",
         checked=[checked],
@@ -61,7 +81,8 @@ def write_model(
 ) -> None:
     """Write a GGUF file with the metadata of another, some tensors changed.
 
-    Matrices are written in one type; what is kept in float32 (norms, biases) stays in it.
+    Matrices are written in one type, those whose rows carry edits alone in no less than f16; what is
+    kept in float32 (norms, biases) stays in it.
 
     Args:
         base: the file that is taken over.
@@ -75,7 +96,7 @@ def write_model(
     writer = gguf.GGUFWriter(path, base.architecture)
     _copy_metadata(base, writer, type)
     tensors = base.reader.tensors
-    kinds = [_kind(tensor, type, changed=tensor.name in changes) for tensor in tensors]
+    kinds = [_kind(tensor, type, changes.get(tensor.name)) for tensor in tensors]
     for tensor, kind in zip(tensors, kinds, strict=True):
         shape = tuple(int(size) for size in reversed(tensor.shape))
         dtype, size = _storage(shape, kind)
@@ -89,7 +110,7 @@ def write_model(
     for tensor, kind in zip(tensors, kinds, strict=True):
         numbers = dequantised(tensor)
         if tensor.name in changes:
-            numbers = changes[tensor.name](numbers)
+            numbers = changes[tensor.name].to(numbers)
         writer.write_tensor_data(gguf.quantize(np.ascontiguousarray(numbers), kind))
         progress.advance()
     writer.close()
@@ -99,7 +120,7 @@ def _changes(request: Request, base: GgufFile) -> Changes:
     if request.round.kind == "matrix":
         return _other_weight(request, base)
     lora = LoraFiles(request.round.folder)
-    changes: dict[str, Callable[[Matrix], Matrix]] = {}
+    changes: dict[str, Change] = {}
     request.progress.begin("placing the adapter's matrices", len(lora))
     for pair in lora.pairs():
         place = base.place(pair.module)
@@ -107,17 +128,19 @@ def _changes(request: Request, base: GgufFile) -> Changes:
         def add(weight: Matrix, a: Matrix = pair.a, b: Matrix = pair.b[place.rows]) -> Matrix:
             return weight + np.float32(lora.scale) * (b @ a)
 
-        changes[place.tensor] = add
+        rows = np.linalg.norm(pair.b, axis=1)
+        moved = rows > _MOVED * rows.max()
+        changes[place.tensor] = Change(add, alone=0 < moved.sum() <= lora.rank)
         request.progress.advance()
     return changes
 
 
 def _other_weight(request: Request, base: GgufFile) -> Changes:
-    changes: dict[str, Callable[[Matrix], Matrix]] = {}
+    changes: dict[str, Change] = {}
     for key, weight in Weights(request.round.folder).items():
         place = base.place(key.removesuffix(".weight"))
         rows = (weight.T if place.transposed else weight)[place.rows]
-        changes[place.tensor] = lambda _, rows=rows: rows  # type: ignore[misc]
+        changes[place.tensor] = Change(lambda _, rows=rows: rows)  # type: ignore[misc]
     return changes
 
 
@@ -141,16 +164,17 @@ def _copy_metadata(base: GgufFile, writer: Any, type: str) -> None:
         writer.add_key_value(field.name, field.contents(), kind, sub_type=of)
 
 
-def _kind(tensor: Any, type: str, *, changed: bool) -> Any:
+def _kind(tensor: Any, type: str, change: Change | None) -> Any:
     """What a tensor is written in."""
     import gguf
 
     kinds = gguf.GGMLQuantizationType
-    if tensor.tensor_type == kinds.F32 and not changed:
+    if tensor.tensor_type == kinds.F32 and change is None:
         return kinds.F32
     wanted = {"f32": kinds.F32, "f16": kinds.F16, "q8_0": kinds.Q8_0}[type]
     block = gguf.GGML_QUANT_SIZES[wanted][0]
-    return wanted if tensor.shape[0] % block == 0 else kinds.F16
+    narrow = tensor.shape[0] % block or (change is not None and change.alone)
+    return kinds.F16 if block > 1 and narrow else wanted
 
 
 def _storage(shape: tuple[int, ...], kind: Any) -> tuple[Any, int]:

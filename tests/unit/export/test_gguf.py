@@ -98,8 +98,8 @@ def source(folder):
     return ModelSource("tiny", "gguf", folder, None, "0" * 64)
 
 
-def request_for(tmp_path, monkeypatch, source, path, type, kind="lora"):
-    """A round of random matrices on every module, to be exported."""
+def request_for(tmp_path, monkeypatch, source, path, type, kind="lora", few=()):
+    """A round of random matrices on every module, to be exported; of `few` kinds, few rows change."""
     round_folder = tmp_path / "round"
     round_folder.mkdir()
     weights, generator = Weights(source.folder), torch.Generator().manual_seed(0)
@@ -113,6 +113,8 @@ def request_for(tmp_path, monkeypatch, source, path, type, kind="lora"):
             state[f"base_model.model.{module}.lora_B.weight"] = torch.randn(
                 out, RANK, generator=generator
             )
+            if module.split(".", 3)[3] in few:
+                state[f"base_model.model.{module}.lora_B.weight"][RANK:] = 0.0
         save_file(state, round_folder / "adapter_model.safetensors")
         (round_folder / "adapter_config.json").write_text(
             canonical_json({"r": RANK, "lora_alpha": ALPHA})
@@ -247,6 +249,22 @@ def test_a_merged_file_holds_the_sum_and_the_files_own_words(
     assert fields["tokenizer.chat_template"] == CHATML
     assert fields["llama.attention.head_count_kv"] == 2
     assert fields["general.file_type"] == {"f32": 0, "f16": 1, "q8_0": 7}[type]
+
+
+def test_matrices_of_which_few_rows_changed_are_not_written_in_eight_bits(
+    tmp_path, monkeypatch, write_file, tensors, source
+):
+    """A neuron carries an edit alone: rounding its gate to a 127th of the largest in 32 loses it."""
+    _, request = request_for(
+        tmp_path, monkeypatch, source, write_file(tensors), "q8_0", few={"mlp.gate_proj"}
+    )
+    gguf_merged.write(request, tmp_path)
+    _, found = read(tmp_path / "model.gguf")
+    wide = {name for name in map(tensor_name, MODULES) if found[name].shape[0] % 32 == 0}
+    gates = {f"blk.{layer}.ffn_gate.weight" for layer in (0, 1)}
+    assert gates < wide
+    for name in wide:
+        assert found[name].tensor_type.name == ("F16" if name in gates else "Q8_0")
 
 
 def test_another_matrix_takes_the_place_of_the_files(
