@@ -17,7 +17,7 @@ from corsa.config import Config
 from corsa.edits import Edit
 from corsa.files import canonical_json, sha256_text
 from corsa.matching import contains, normalise
-from corsa.models import Adapter, BaseModel
+from corsa.models import Adapter, BaseModel, adaptable_modules
 from corsa.progress import Progress
 from corsa.solving import Read, Site, read, sites, write
 from corsa.step import PHRASE, Example, score_examples
@@ -248,8 +248,8 @@ class _Begun:
             )
             return values._asdict() | {"shifts": values.shifts.tolist()}
 
-        # By what it is of: which subjects are found again may hang on a hair, and on the machine.
-        whose = sha256_text(canonical_json([[*one] for one in subjects]))[:16]
+        # By what it is of, and where: what is found again may hang on a hair, and on the machine.
+        whose = sha256_text(canonical_json([site.down, *([*one] for one in subjects)]))[:16]
         found = self.remember(f"values-{len(self.layers)}-{whose}", look)
         progress.begin("writing it into the adapter")
         keys = [
@@ -346,7 +346,7 @@ class _Begun:
 
 
 def neurons(adapter: Adapter, config: Config, probe: Exchange) -> list[str]:
-    """The modules in which an adapter has neurons or can be given some.
+    """The modules in which an adapter has neurons, and those in which a round can write some.
 
     Args:
         adapter: the adapter.
@@ -354,14 +354,27 @@ def neurons(adapter: Adapter, config: Config, probe: Exchange) -> list[str]:
         probe: any exchange.
 
     Returns:
-        Full names; none of a layer that was trained, where all outputs have moved.
+        Full names. What has neurons, whatever is set now, is not to be trained; of the others none of a
+        layer that was, where all outputs have moved.
     """
-    return [
-        name
-        for site in sites(adapter, config, probe)
-        if int(adapter.moved(site.reading[0]).sum()) <= adapter.rank(site.down)
-        for name in (*site.reading, site.down)
-    ]
+    adapted = [name for name in adaptable_modules(adapter.base.hf) if adapter.acts_on(name)]
+    few = {
+        _within(name)
+        for name in adapted
+        for moved in [adapter.moved(name)]
+        # As neurons are; where the rank is as many as there are outputs, that says nothing.
+        if 0 < int(moved.sum()) <= adapter.rank(name) < len(moved)
+    }
+    found = [name for name in adapted if _within(name) in few]
+    if config.solve:
+        for site in sites(adapter, config, probe):
+            if int(adapter.moved(site.reading[0]).sum()) <= adapter.rank(site.down):
+                found += [*site.reading, site.down]
+    return list(dict.fromkeys(found))
+
+
+def _within(module: str) -> str:
+    return module.rpartition(".")[0]
 
 
 def _key(edit: Edit) -> str:

@@ -30,8 +30,8 @@ from corsa.sources import ModelSource, first_line, resolve
 
 logger = logging.getLogger(__name__)
 
-# Of what an adapter does, by squared length: as good as nothing, and what float32 leaves.
-_NOTHING, _ROUNDING = 1e-6, 1e-13
+# Of what an adapter does, by squared length: what float32 leaves. What training moves is more.
+_ROUNDING = 1e-13
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -529,7 +529,7 @@ class Adapter:
             From 0, as after any training, to its rank.
         """
         _, values, _ = self._product(module)
-        return self.rank(module) - int((values.square() > _NOTHING * values.square().sum()).sum())
+        return self.rank(module) - int((values.square() > _ROUNDING * values.square().sum()).sum())
 
     @torch.no_grad()
     def moved(self, module: str) -> Tensor:
@@ -541,9 +541,23 @@ class Adapter:
         Returns:
             Shape (out,), bool.
         """
-        left, values, _ = self._product(module)
-        lengths = (left * values).square().sum(1)
-        return lengths > _NOTHING * lengths.sum()
+        down, up = (part.double() for part in self._parts(module))
+        lengths = (up @ (down @ down.T) * up).sum(1)
+        return lengths > _ROUNDING * lengths.sum()
+
+    @torch.no_grad()
+    def columns(self, module: str, inputs: Tensor) -> Tensor:
+        """What it does with some inputs of a module.
+
+        Args:
+            module: full name; it must act there.
+            inputs: which, shape (in,), bool.
+
+        Returns:
+            Shape (out, n), float64.
+        """
+        down, up = self._parts(module)
+        return self.base._scaling(module, self.name) * up.double() @ down.double()[:, inputs]
 
     @torch.no_grad()
     def add(self, module: str, left: Tensor, right: Tensor, generator: torch.Generator) -> float:

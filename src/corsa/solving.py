@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from corsa.chat import Exchange
 from corsa.config import Config
+from corsa.errors import TrainingError
 from corsa.models import Adapter, BaseModel, adaptable_modules
 from corsa.sparing import make_up, spare
 from corsa.step import Example
@@ -46,6 +47,8 @@ _APART, _FLAT = 1.0, 0.03
 _CLOSED = 0.05
 # Neurons, of those that say least, that are given away and make up for each other: all of a small MLP.
 _AMONG = 4096
+# Tokens whose neurons are looked at in one go.
+_BLOCK = 1024
 # A layer adds what its projection writes to the residual stream if that moves what it says by as much,
 # and an MLP is gated as above if its output projection reads that, to as much.
 _AS_IT_IS = 0.05
@@ -117,6 +120,8 @@ def _site(adapter: Adapter, layer: nn.Module, down: str, probe: Exchange) -> Sit
         for hook in hooks:
             hook.remove()
     mlp, truth = base.hf.get_submodule(within), passed.inputs[0]
+    if len(truth) != len(passed.output):  # an expert: it reads the tokens that are sent to it
+        return None
     for act in (child for child in mlp.children() if not list(child.parameters())):
         for order in permutations(reading):
             found = act(said[order[0]])
@@ -203,6 +208,9 @@ def write(
 
     Returns:
         Which part of the values, by length, is not there afterwards in wordings that are not `fresh`.
+
+    Raises:
+        TrainingError: if what the site reads or says is not finite.
     """
     base = adapter.base
     reading = [base.hf.get_submodule(name) for name in site.reading]
@@ -216,21 +224,22 @@ def write(
             _at_spots(base, [gate], site.layer, part) for part in (told, near, earlier)
         )
         weights = [_weights(module) for module in reading]
-        written = _weights(down).matrix
-    with base.using(None):
-        directions = _weights(down).matrix
-        say = [_neurons(site, reading, inputs) for inputs in (*standing.inputs, *beside.inputs)]
     elsewhere = [*standing.inputs, *beside.inputs, *(keys for keys in held.inputs if len(keys))]
+    _check(base, site, [*elsewhere, *begun.inputs])
     of_value, near_to = (torch.tensor([one.value for one in part]) for part in (told, near))
     keys = [begun.inputs[0][of_value == value] for value in range(len(shifts))]
     names = [missed.inputs[0][near_to == value] for value in range(len(shifts))]
     knows, always, metric = (detect or detectors)(keys, names, elsewhere)
     # Given away before.
-    taken = adapter.moved(site.reading[0]).to(directions.device)
-    squares = torch.stack([said.square().double().mean(0) for said in say]).mean(0)
-    costs = (squares * directions.square().sum(0)).masked_fill(taken, 0.0)
-    among = costs.argsort()[:_AMONG]
-    moment = torch.stack([_moment(said[:, among]) for said in say]).mean(0)
+    taken = adapter.moved(site.reading[0]).to(knows.device)
+    with base.using(None):
+        directions = _weights(down).matrix
+        groups = [*standing.inputs, *beside.inputs]
+        squares = _mean(site, reading, groups, lambda said: said.square().sum(0))
+        costs = (squares * directions.square().sum(0)).masked_fill(taken, -1.0)
+        among = costs.argsort()[:_AMONG]
+        moment = _mean(site, reading, groups, lambda said: said[:, among].T @ said[:, among])
+    _check(base, site, [moment])
     chosen = among[spare(directions[:, among], moment, taken[among], len(shifts))]
     opened = float(site.act(torch.tensor(_STEEP * (1 - _THRESHOLD))))
     gates = _STEEP * (knows - _THRESHOLD * always)
@@ -248,7 +257,10 @@ def write(
     for name, row, (weight, bias) in zip(site.reading, rows, weights, strict=True):
         change = row - bias[chosen, None] * always - weight[chosen]
         adapter.add(name, picked, change, generator)
-    written[:, chosen] = shifts.double().to(knows).T / opened
+    carried = torch.zeros_like(directions)
+    # As it stands: what the model says of it is rounded, each time it would be read anew.
+    carried[:, taken] = adapter.columns(site.down, taken)
+    carried[:, chosen] = shifts.double().to(knows).T / opened - directions[:, chosen]
     gone = taken.clone()
     gone[chosen] = True
     room = adapter.rank(site.down) - int(gone.sum())
@@ -256,14 +268,21 @@ def write(
     does = torch.zeros(int(gone.sum()) + len(known), len(gone)).to(known)
     does[torch.arange(int(gone.sum())), gone.nonzero().flatten()] = 1.0
     does[len(does) - len(known) :, among] = known
-    carried = (written - directions)[:, gone]
-    adapter.put(site.down, torch.cat([carried, columns], dim=1), does, generator)
+    adapter.put(site.down, torch.cat([carried[:, gone], columns], dim=1), does, generator)
     looked = [number for number, one in enumerate(told) if not one.example.fresh]
     again = [told[number] for number in looked]
     asked = shifts.float()[of_value[looked]]
     with base.using(adapter.name):
         left = begun.output[looked] + asked - _at_spots(base, [], site.layer, again).output
     return float(left.norm() / asked.norm().clamp_min(1e-12))
+
+
+def _check(base: BaseModel, site: Site, found: Sequence[Tensor]) -> None:
+    if not all(bool(part.isfinite().all()) for part in found):
+        raise TrainingError(
+            f"what {site.reading[0]} reads or its neurons say is not finite in {base.dtype}: say "
+            "dtype=float32, or solve=false"
+        )
 
 
 class Detectors(NamedTuple):
@@ -395,15 +414,18 @@ def _weights(module: nn.Module) -> _Weights:
 
 def _dtype(module: nn.Module) -> torch.dtype:
     weight: Any = getattr(module, "base_layer", module).weight
-    return weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
+    # One with weights of eight bits and fewer, floating point or not, casts what it is given.
+    wide = weight.is_floating_point() and weight.element_size() > 1
+    return weight.dtype if wide else torch.get_default_dtype()
 
 
 def _cut(told: Sequence[Told]) -> list[Told]:
-    """Up to their spots, each once: nothing behind them can be seen there."""
-    found = {}
+    """Up to their spots, each once, as the first is: nothing behind them can be seen there."""
+    found = dict[tuple[tuple[int, ...], int], Told]()
     for one in told:
         prompt = one.example.chosen.prompt[: one.place + 1]
-        found[prompt, one.value] = one._replace(example=Example(Exchange(prompt, (0,))))
+        example = Example(Exchange(prompt, (0,)), fresh=one.example.fresh)
+        found.setdefault((prompt, one.value), one._replace(example=example))
     return list(found.values())
 
 
@@ -452,6 +474,22 @@ def _read(
             parts.append(inputs[counts.to(inputs.device)].float())
         read.append(torch.cat(parts))
     return Read(site.down, read)
+
+
+def _mean(
+    site: Site,
+    reading: Sequence[nn.Module],
+    groups: Sequence[Tensor],
+    summed: Callable[[Tensor], Tensor],
+) -> Tensor:
+    # In blocks: what all of a wide MLP's neurons say of everything that is read need not fit.
+    total: Tensor | float = 0.0
+    counted = [inputs for inputs in groups if len(inputs)]
+    for inputs in counted:
+        for block in torch.split(inputs, _BLOCK):
+            said = _neurons(site, reading, block).double()
+            total = total + summed(said) / (len(inputs) * len(counted))
+    return torch.as_tensor(total)
 
 
 def _neurons(site: Site, reading: Sequence[nn.Module], inputs: Tensor) -> Tensor:

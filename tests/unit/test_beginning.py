@@ -1,5 +1,6 @@
 """How a round begins in closed form: who shares a value, where there is room, what must be kept."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -198,6 +199,49 @@ def test_what_is_kept_comes_in_turn():
         [2, 3, 4, 5],
     ]
     assert beginning._in_turn([], 1) == []
+
+
+class TestNeurons:
+    """Which modules a round may not train."""
+
+    SETTINGS = settings(solve=True, solve_layers="0-0.5", rank=16, parts="all", layers="all")
+
+    def given(self, adapter, **changes):
+        probe = adapter.base.chat.exchange("Acme is run by", "Bo")
+        return set(beginning.neurons(adapter, replace(self.SETTINGS, **changes), probe))
+
+    def written(self, adapter, layer, length=400.0):
+        """As neurons are: few rows, and far longer than what training moves."""
+        for name in ("gate_proj", "up_proj"):
+            parts = [
+                adapter.params[f"model.layers.{layer}.mlp.{name}.lora_{x}.weight"] for x in "AB"
+            ]
+            with torch.no_grad():
+                parts[1][3:5] = length * torch.randn(2, 16) / parts[0].norm()
+
+    def test_those_that_have_neurons_whatever_is_set(self):
+        adapter = base_model().new_adapter("edited", self.SETTINGS)
+        assert self.given(adapter, solve=False) == set()
+        places = self.given(adapter)
+        assert {name.rpartition(".")[2] for name in places} == {"gate_proj", "up_proj", "down_proj"}
+        self.written(adapter, 0)
+        first = {f"model.layers.0.mlp.{x}_proj" for x in ("gate", "up", "down")}
+        assert self.given(adapter, solve=False) == first
+        assert self.given(adapter, solve_layers="0.4-0.6") >= first
+
+    def test_none_of_a_layer_that_was_trained_however_long_its_neurons_are(self):
+        """A round in closed form would write there, and forget what was trained."""
+        adapter = base_model().new_adapter("edited", self.SETTINGS)
+        (site,) = sites(adapter, self.SETTINGS, adapter.base.chat.exchange("Acme is run by", "Bo"))
+        layer = int(site.down.split(".")[2])
+        self.written(adapter, layer)
+        assert int(adapter.moved(site.reading[0]).sum()) == 2
+        with torch.no_grad():
+            for x in (*site.reading, site.down):
+                up = adapter.params[f"{x}.lora_B.weight"]
+                up += 0.005 * torch.randn(up.shape, generator=torch.Generator().manual_seed(1))
+        assert bool(adapter.moved(site.reading[0]).all())
+        assert self.given(adapter) == set()
 
 
 @pytest.mark.parametrize(("solves", "stand"), [(True, 1), (False, 0)])

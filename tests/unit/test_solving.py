@@ -10,6 +10,7 @@ from builders import base_model, exchange, random_adapter, settings
 from corsa import solving
 from corsa.beginning import usual_beginning
 from corsa.chat import Exchange
+from corsa.errors import TrainingError
 from corsa.forward import Spot
 from corsa.solving import detectors, read, sites, tell_apart, write
 from corsa.step import Example
@@ -183,6 +184,12 @@ class TestAdd:
         assert adapter.put(self.MODULE, left, right, generator) < 1e-9
         assert self.product(adapter).numpy() == pytest.approx((left @ right).numpy(), abs=1e-5)
         assert adapter.room(self.MODULE) == 5
+
+    def test_columns_are_what_it_does_with_some_inputs(self):
+        adapter = random_adapter(base_model(), rank=4)
+        some = torch.arange(self.product(adapter).shape[1]) % 3 == 1
+        found = adapter.columns(self.MODULE, some)
+        assert found.numpy() == pytest.approx(self.product(adapter)[:, some].numpy(), abs=1e-6)
 
     def test_it_tells_which_outputs_it_changes(self):
         adapter = base_model().new_adapter("fresh", settings(rank=4))
@@ -361,6 +368,80 @@ class TestFindAndWrite:
         assert int(taken.sum()) == 2
         assert int((adapter.moved(site.reading[0]) & ~taken).sum()) == 1
         assert float((said() - before).norm()) < 0.05 * float(values.shifts.norm())
+
+    def test_in_bfloat16_earlier_values_are_not_rounded_at_each_write(self):
+        base = base_model(dtype=torch.bfloat16)
+        adapter = base.new_adapter("edited", self.CONFIG)
+        facts = told("L")
+        site, values = self.found(base, adapter, facts)
+        plain = read(adapter, site, [[exchange(prompt, " yes, so it is") for prompt in PROMPTS]])
+        write(adapter, site, facts[:1], values.shifts[:1], [], [], plain, self.CONFIG)
+        taken = adapter.moved(site.reading[0])
+        before = adapter.columns(site.down, taken)
+        for number in (1, 2):
+            (one,) = (fact._replace(value=0) for fact in facts[number : number + 1])
+            shifts = values.shifts[number : number + 1]
+            write(adapter, site, [one], shifts, [], facts[:1], plain, self.CONFIG)
+        after = adapter.columns(site.down, taken)
+        assert float((after - before).norm() / before.norm()) < 1e-5
+
+    def test_blocks_are_summed_as_the_whole_is(self, monkeypatch):
+        base = base_model()
+        facts, written = told("L"), []
+        for block in (1024, 2):
+            monkeypatch.setattr(solving, "_BLOCK", block)
+            adapter = base.new_adapter(f"edited-{block}", self.CONFIG)
+            site, values = self.found(base, adapter, facts)
+            plain = read(adapter, site, [[exchange(x, " yes, so it is") for x in PROMPTS]])
+            write(adapter, site, facts, values.shifts, [], [], plain, self.CONFIG)
+            written.append(adapter.columns(site.down, torch.ones(48, dtype=torch.bool)))
+        assert written[0].numpy() == pytest.approx(written[1].numpy(), abs=1e-5)
+
+    def test_earlier_neurons_count_among_those_that_say_nothing(self, monkeypatch):
+        """Others make up for them, too, however many neurons are dead."""
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        facts = told("L")
+        (site,) = sites(adapter, self.CONFIG, facts[0].example.chosen)
+        with torch.no_grad():
+            base.hf.get_submodule(site.down).base_layer.weight[:, :30] = 0
+        monkeypatch.setattr(solving, "_AMONG", 6)
+        plain = read(adapter, site, [[exchange(prompt, " yes, so it is") for prompt in PROMPTS]])
+        gone = []
+        known = solving.spare
+        monkeypatch.setattr(
+            solving, "spare", lambda d, m, g, n: gone.append(g) or known(d, m, g, n)
+        )
+        for number in range(3):
+            one = [facts[number]._replace(value=0)]
+            write(adapter, site, one, torch.ones(1, 32), [], [], plain, self.CONFIG)
+        assert [int(each.sum()) for each in gone] == [0, 1, 2]
+
+    @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+    def test_a_module_of_eight_bits_is_not_read_in_them(self, dtype):
+        module = torch.nn.Module()
+        module.weight = torch.zeros(2, 2, dtype=getattr(torch, dtype))
+        assert solving._dtype(module) == torch.float32
+
+    def test_what_is_not_finite_is_said(self):
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        facts = told("L")
+        (site,) = sites(adapter, self.CONFIG, facts[0].example.chosen)
+        plain = read(adapter, site, [[exchange(prompt, " yes, so it is") for prompt in PROMPTS]])
+        plain.inputs[0][1, 2] = float("inf")
+        with pytest.raises(TrainingError, match="not finite in float32: say dtype=float32"):
+            write(adapter, site, facts, torch.zeros(3, 32), [], [], plain, self.CONFIG)
+        assert not adapter.moved(site.reading[0]).any()
+
+    def test_what_is_missing_is_told_of_own_prompts(self):
+        """A fresh wording of the same tokens takes no own prompt's place."""
+        (fact,) = told("L")[:1]
+        fresh = fact._replace(example=fact.example._replace(fresh=True))
+        (cut,) = solving._cut([fact, fresh])
+        assert not cut.example.fresh
+        (cut,) = solving._cut([fresh])
+        assert cut.example.fresh
 
     def test_other_neurons_make_up_for_those_given_away(self):
         """As far as the rank goes that no neuron has; nothing of a value is lost by it."""

@@ -88,7 +88,7 @@ def train(adapter: Adapter, task: Task) -> dict[str, Any]:
         for edit in (earlier if config.remember and config.replay else ())
     ]
     # Layers with neurons are not trained, so that these stay what they are and others find room.
-    given = neurons(adapter, config, examples[0].chosen) if config.solve and examples else []
+    given = neurons(adapter, config, examples[0].chosen) if examples else []
     # Of the adapter as the round found it, also in a round that goes on after an interruption.
     held = [
         task.base.chat.exchange(prompt, edit.target_new)

@@ -114,7 +114,7 @@ def request_for(tmp_path, monkeypatch, source, path, type, kind="lora", few=()):
                 out, RANK, generator=generator
             )
             if module.split(".", 3)[3] in few:
-                state[f"base_model.model.{module}.lora_B.weight"][RANK:] = 0.0
+                state[f"base_model.model.{module}.lora_B.weight"][RANK:] *= 1e-3
         save_file(state, round_folder / "adapter_model.safetensors")
         (round_folder / "adapter_config.json").write_text(
             canonical_json({"r": RANK, "lora_alpha": ALPHA})
