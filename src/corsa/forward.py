@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -78,8 +78,8 @@ class Spot(NamedTuple):
     value: int
 
 
-# By the prompt's tokens.
-Spots = Mapping[tuple[int, ...], Spot]
+# By the prompt's tokens; several where it names several subjects.
+Spots = Mapping[tuple[int, ...], Collection[Spot]]
 # The tree if exchanges are packed, and for each the rows of its tokens in what passes.
 _Arranged = tuple[PrefixTree | None, list[Sequence[int]]]
 
@@ -354,21 +354,21 @@ def _shifted(
 ) -> Iterator[None]:
     """Inside the block values are added at rows of what passes."""
     layer, spots, values = shift
-    rows = {
-        path[spot.place]: spot.value
+    # Each once: exchanges that begin alike share rows.
+    found = {
+        (path[spot.place], spot.value): None
         for exchange, path in zip(exchanges, paths, strict=True)
-        if (spot := spots.get(exchange.prompt)) is not None
+        for spot in spots.get(exchange.prompt, ())
     }
 
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         hidden = _hidden(output)
-        at = torch.tensor(list(rows), device=hidden.device)
-        which = torch.tensor(list(rows.values()), device=hidden.device)
+        at, which = torch.tensor(list(found), device=hidden.device).T
         moved = hidden.flatten(0, -2).index_add(0, at, values()[which].to(hidden.dtype))
         moved = moved.view_as(hidden)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
-    hook = layer.register_forward_hook(add) if rows else None
+    hook = layer.register_forward_hook(add) if found else None
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ each takes one of its rank. In the rank that no neuron has the others make up fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -217,7 +217,9 @@ def write(
     gate, down = reading[0], base.hf.get_submodule(site.down)
     with base.using(adapter.name):
         whole = [one for one in told if not one.example.fresh]
-        spots = {one.example.chosen.prompt: one.place for one in whole}
+        spots = dict[tuple[int, ...], set[int]]()
+        for one in whole:
+            spots.setdefault(one.example.chosen.prompt, set()).add(one.place)
         beside = _read(base, site, [[one.example.chosen for one in whole]], spots)
         told, near, earlier = _cut(told), _cut(near), _cut(earlier)
         begun, missed, held = (
@@ -457,9 +459,9 @@ def _read(
     base: BaseModel,
     site: Site,
     groups: Sequence[Sequence[Exchange]],
-    spots: Mapping[tuple[int, ...], int],
+    spots: Mapping[tuple[int, ...], Collection[int]],
 ) -> Read:
-    """What a site's MLP reads, but at the spots: by prompt the place that does not count."""
+    """What a site's MLP reads, but at the spots: by prompt the places that do not count."""
     module = base.hf.get_submodule(site.reading[0])
     read: list[Tensor] = []
     for group in groups:
@@ -467,8 +469,7 @@ def _read(
         for passed in base.forward.passing(group, [module], site.layer):
             counts = passed.often() > 0
             for path in passed.paths:
-                place = spots.get(next(rest).prompt)
-                if place is not None:
+                for place in spots.get(next(rest).prompt, ()):
                     counts[path[place]] = False
             (inputs,) = passed.inputs
             parts.append(inputs[counts.to(inputs.device)].float())

@@ -117,7 +117,7 @@ def find(
         keep_first=1.0,
     )
     looks = {value: deque[_Look](maxlen=_LAST) for value in range(count)}
-    spots: dict[tuple[int, ...], Spot] = {}
+    spots: dict[tuple[int, ...], set[Spot]] = {}
     with base.using(adapter), _frozen(base), base.computing_in(config.train_dtype):
         learned, kept = draw(0, looks)
         length = float(_usual_length(base, layer, learned))
@@ -128,7 +128,8 @@ def find(
         with base.forward.shifting(layer, spots, lambda: length * values):
             while True:
                 spots.clear()
-                spots.update({one.example.chosen.prompt: one.spot for one in [*learned, *kept]})
+                for one in [*learned, *kept]:
+                    spots.setdefault(one.example.chosen.prompt, set()).add(one.spot)
                 batch = [one.example for one in learned]
                 result = corsa_step(
                     base.forward, {"values": values}, batch, config, [one.example for one in kept]

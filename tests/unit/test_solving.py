@@ -237,16 +237,17 @@ class TestPassing:
         exchanges = [
             exchange(prompt, answer) for prompt in PROMPTS for answer in (" Lyon", " Bonn")
         ]
-        spots = {exchanges[0].prompt: Spot(20, 1), exchanges[2].prompt: Spot(3, 0)}
+        # The second names two subjects.
+        spots = {exchanges[0].prompt: [Spot(20, 1)], exchanges[2].prompt: [Spot(3, 0), Spot(9, 1)]}
         before = base.forward.score(exchanges)
         with base.forward.shifting(layer, spots, lambda: shift):
             found = base.forward.score(exchanges)
         for (prompt, answer), score, old in zip(exchanges, found, before, strict=True):
-            spot = spots.get(prompt)
+            its = spots.get(prompt, [])
 
-            def add(_, __, out, spot=spot):
+            def add(_, __, out, its=its):
                 hidden = out[0] if isinstance(out, tuple) else out
-                if spot:
+                for spot in its:
                     hidden[:, spot.place] += shift[spot.value]
 
             hook = layer.register_forward_hook(add)
@@ -256,7 +257,7 @@ class TestPassing:
             logps = logits[len(prompt) - 1 :].log_softmax(-1)
             truth = logps[range(len(answer)), list(answer)]
             assert torch.allclose(score.tokens, truth, atol=1e-4)
-            assert torch.allclose(score.tokens, old.tokens, atol=1e-4) == (spot is None)
+            assert torch.allclose(score.tokens, old.tokens, atol=1e-4) == (not its)
         assert torch.equal(base.forward.score(exchanges)[0].tokens, before[0].tokens)
 
 
@@ -403,8 +404,6 @@ class TestFindAndWrite:
         adapter = base.new_adapter("edited", self.CONFIG)
         facts = told("L")
         (site,) = sites(adapter, self.CONFIG, facts[0].example.chosen)
-        with torch.no_grad():
-            base.hf.get_submodule(site.down).base_layer.weight[:, :30] = 0
         monkeypatch.setattr(solving, "_AMONG", 6)
         plain = read(adapter, site, [[exchange(prompt, " yes, so it is") for prompt in PROMPTS]])
         gone = []
@@ -415,6 +414,8 @@ class TestFindAndWrite:
         for number in range(3):
             one = [facts[number]._replace(value=0)]
             write(adapter, site, one, torch.ones(1, 32), [], [], plain, self.CONFIG)
+            with torch.no_grad():  # from the second on all others are dead
+                base.hf.get_submodule(site.down).base_layer.weight.zero_()
         assert [int(each.sum()) for each in gone] == [0, 1, 2]
 
     @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
