@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of the mean square of a neuron: what is added to all, for not all may be there to be told apart.
-_RIDGE = 1e-3
+# Of its own mean square, what is added to a neuron's, for not all may be there to be told apart. Of all
+# neurons' mean it would be that of the few that say most, and hide what is known of the others.
+_RIDGE = 0.1
 
 
 def spare(directions: Tensor, moment: Tensor, gone: Tensor, count: int) -> Tensor:
@@ -85,5 +86,6 @@ def make_up(directions: Tensor, moment: Tensor, gone: Tensor, rank: int) -> tupl
 
 
 def _ridged(moment: Tensor) -> Tensor:
-    least = _RIDGE * moment.diagonal().mean().clamp_min(1e-12)
-    return moment + least * torch.eye(len(moment)).to(moment)
+    squares = moment.diagonal()
+    least = 1e-9 * squares.mean().clamp_min(1e-12)
+    return moment + torch.diag(_RIDGE * squares.clamp_min(least))
