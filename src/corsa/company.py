@@ -32,6 +32,7 @@ from corsa.variations import (
     near_misses,
     other_relation,
     other_subject,
+    packaged_subjects_in,
     passing_remarks,
     positive,
     subjects_by_kind,
@@ -441,15 +442,23 @@ class Company:
     def _kept(self) -> tuple[list[Exchange], list[Exchange]]:
         """What edits ask to keep, and the packaged prompts, with what the base model says to each."""
         config = self.config
-        # Who says what is to stay knows better than a name in it.
-        packaged = [
-            p
-            for p in (pool_prompts() if config.keep_pool else ())
-            if not self.edited.named_in(p) and not self.edited.examines(p)
-        ]
         length = config.keep_tokens
         read = max(length, _READ_TOKENS) if config.solve else length
-        return self._replies(self._given(), length), self._replies(packaged, read)
+        # All are asked, so that every round asks the same: what is answered once is remembered.
+        pool = pool_prompts() if config.keep_pool else []
+        # Who says what is to stay knows better than a name in it.
+        packaged = [
+            said
+            for p, said in zip(pool, self._replies(pool, read), strict=True)
+            if not (self.edited.named_in(p) or self.edited.examines(p) or self._measures(p))
+        ]
+        return self._replies(self._given(), length), packaged
+
+    def _measures(self, prompt: str) -> bool:
+        """Whether what a packaged prompt is about is named by a probe of what must stay."""
+        about = with_subject(Edit(prompt, "")).subject
+        names = [*packaged_subjects_in(prompt), *([about] if about else [])]
+        return any(map(self.edited.measures, names))
 
     def _given(self) -> list[str]:
         """What the round's edits ask to keep, each once."""

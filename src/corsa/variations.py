@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache, cached_property
+from functools import cache
 from importlib import resources
 from typing import NamedTuple, TypeVar
 
@@ -354,6 +354,7 @@ class Edited:
         self._facts = Counter(subject for subject, _ in facts)
         self._kept = {normalise(prompt) for edit in edits for prompt in edit.keep}
         self._exam |= {normalise(prompt) for edit in edits for prompt in self.besides(edit)}
+        self._measured: dict[str, bool] = {}
 
     def besides(self, edit: Edit) -> list[str]:
         """What a round asks about something else of an edit's subject.
@@ -409,7 +410,7 @@ class Edited:
         return normalise(prompt) in self._exam
 
     def measures(self, subject: str) -> bool:
-        """Whether a probe of what must stay names a packaged subject.
+        """Whether a probe of what must stay names a subject.
 
         Args:
             subject: its name.
@@ -417,11 +418,10 @@ class Edited:
         Returns:
             Whether no prompt about it may be trained on, in whatever words.
         """
-        return subject in self._measured
-
-    @cached_property
-    def _measured(self) -> frozenset[str]:
-        return frozenset(name for probe in self._probes for name in packaged_subjects_in(probe))
+        key = normalise(subject)
+        if key not in self._measured:
+            self._measured[key] = any(key in p and contains(p, key) for p in self._probes)
+        return self._measured[key]
 
     def only_fact_of(self, subject: str) -> bool:
         """Whether one thing at most was edited about a subject.

@@ -243,6 +243,21 @@ def test_nothing_that_was_edited_is_kept(base):
     assert not any(contains(remark, "village") for remark in joining._remarks)
 
 
+def test_nothing_packaged_is_kept_about_what_a_probe_names(base):
+    """In whatever words: what is measured of neighbours is what editing does, not what keeping does."""
+    probes = ("Austria is governed from", "Who worked on PENICILLIN?")
+    measured = Edit("Who leads Acme?", "Ann", locality=tuple(Probe(p, None) for p in probes))
+
+    def about(joining, name):
+        return [x for pool, _ in joining._pools for x in pool if contains(text(x.prompt), name)]
+
+    for name in ("Austria", "penicillin", "Botswana"):
+        found = about(company(base, [KING], keep_pool=2), name)
+        left = about(company(base, [measured], edited=[measured], keep_pool=2), name)
+        assert found
+        assert left == (found if name == "Botswana" else [])
+
+
 def test_plain_text_is_read_as_the_base_reads_it(base):
     """Without the template: the first token is given, every other one is compared."""
     joining = company(base, [KING], **{**QUIET, "keep_plain": 1, "positives": 0})
