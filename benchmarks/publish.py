@@ -60,7 +60,7 @@ PLANNED = {
         Block(
             "rates",
             "Baselines at twice their learning rate",
-            ("lora", "lora@1e-3", "sam", "sam@1e-3"),
+            ("lora", "lora@1e-3", "sam", "sam@1e-3", "sft+dpo", "sft+dpo@1e-3"),
         ),
     ),
     # Records that defaults are chosen on.
@@ -117,6 +117,17 @@ PLANNED = {
                 "trained-others",
                 "no-remember",
                 "rank-8",
+            ),
+        ),
+        Block(
+            "neurons",
+            "The default, parts switched off",
+            (
+                "corsa",
+                "neurons-no-contrast",
+                "neurons-no-wordings",
+                "neurons-no-pool",
+                "neurons-no-plain",
             ),
         ),
     ),
