@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -205,9 +204,14 @@ class _Begun:
     def carry(self, subjects: Sequence[_Subject]) -> Sequence[_Subject]:
         """Find and write what some subjects carry; gives back those for which there is no room."""
         left = subjects
+        # Neurons read what is written below them, and what is written there later they were not told
+        # apart from: a twentieth of it can open a gate. So upwards; from the top where all have some.
+        holds = [bool(self.adapter.moved(site.reading[0]).any()) for site in self.places]
+        top = max((i for i, some in enumerate(holds) if some), default=0)
+        upwards = [*self.places[top:], *self.places[:top]]
         # Where there is no other layer to go on in, a round is not taken apart for it.
-        shares = (_MADE_UP, 1.0) if len(self.places) > 1 else (1.0,)
-        for share, site in itertools.product(shares, self.places):
+        halves = [(_MADE_UP, site) for site in upwards] if len(self.places) > 1 else []
+        for share, site in [*halves, *((1.0, site) for site in reversed(self.places))]:
             if not left:
                 break
             taken = self.adapter.moved(site.reading[0])

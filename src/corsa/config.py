@@ -152,8 +152,8 @@ class Config:
     )
     solve_layers: str = _setting(
         "0.25-0.35",
-        "layers that are given neurons and are not trained, as shares of the depth: FROM-TO; the middle "
-        "one first, the others once half of the rank is taken there, then the other halves",
+        "layers that are given neurons and are not trained, as shares of the depth: FROM-TO; the lowest "
+        "one first, the next once half of the rank is taken there, then the other halves from the top",
     )
     solve_wordings: int = _setting(
         4,

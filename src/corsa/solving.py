@@ -80,16 +80,16 @@ def sites(adapter: Adapter, config: Config, probe: Exchange) -> Iterator[Site]:
         probe: any exchange, to see by numbers what the projections do.
 
     Yields:
-        Sites, from the middle of `solve_layers` outwards; none where the model has no gated MLPs that
+        Sites, from the lowest layer of `solve_layers` on; none where the model has no gated MLPs that
         write into the residual stream as they are.
     """
     outputs = adapter.base.outputs()
     first, last = (share * len(outputs) for share in config.solve_between())
-    middle = (first + last) / 2
     # The last layer has none above it that could read what it says.
-    ranked = sorted(range(len(outputs) - 1), key=lambda i: (abs(i - middle), i))
+    layers = range(len(outputs) - 1)
     # Of a small model the share may be less than one layer.
-    for number in [i for i in ranked if first <= i <= last] or ranked[:1]:
+    nearest = sorted(layers, key=lambda i: (abs(i - (first + last) / 2), i))[:1]
+    for number in [i for i in layers if first <= i <= last] or nearest:
         site = _site(adapter, *outputs[number], probe)
         if site is not None:
             yield site

@@ -83,10 +83,15 @@ def test_layers_are_filled_by_halves_before_any_is_filled(monkeypatch):
     first, _ = taken
     assert one.carry(subjects) == []
     assert given == [(first, 2), ("other", 1)]
+    # Not below neurons before there is no room above.
     assert one.carry(subjects) == []
-    assert given[2:] == [("other", 1), (first, 2)]
+    assert given[2:] == [("other", 1), ("other", 2)]
     # One is left for two.
     assert len(one.carry(subjects)) == 1
+    assert given[4:] == [(first, 2)]
+    taken.update({first: 0, "other": 1})
+    one.carry(subjects[:2])
+    assert given[5:] == [("other", 1), (first, 1)]
     taken.update({first: 0})
     one.places = [site]
     one.carry(subjects)
