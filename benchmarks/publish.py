@@ -119,17 +119,6 @@ PLANNED = {
                 "rank-8",
             ),
         ),
-        Block(
-            "neurons",
-            "The default, parts switched off",
-            (
-                "corsa",
-                "neurons-no-contrast",
-                "neurons-no-wordings",
-                "neurons-no-pool",
-                "neurons-no-plain",
-            ),
-        ),
     ),
     "counterfact-rates": (
         Block(

@@ -16,6 +16,7 @@ import click
 
 from corsa.bench.datasets import load
 from corsa.bench.draws import shuffled
+from corsa.errors import CorsaError
 
 # By seed, how many edits were drawn of the records from this on.
 FIRST = 500
@@ -30,7 +31,10 @@ DRAWN = {0: 20, 1: 100, 2: 100, 3: 100}
 )
 def main(data: Path, out: Path, after: int) -> None:
     """Write them, in the order of the file."""
-    edits = load("counterfact", data, FIRST).edits
+    try:
+        edits = load("counterfact", data, FIRST).edits
+    except CorsaError as error:
+        raise click.ClickException(str(error)) from error
     drawn = {one.id for seed, count in DRAWN.items() for one in shuffled(edits, seed)[:count]}
     for _ in range(after):
         drawn |= {one.id for one in shuffled([e for e in edits if e.id not in drawn], 1)[:100]}

@@ -1,6 +1,7 @@
 """Neurons that know a subject, against least squares by numpy, separate sequences and their promises."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,6 +260,14 @@ class TestPassing:
             assert torch.allclose(score.tokens, truth, atol=1e-4)
             assert torch.allclose(score.tokens, old.tokens, atol=1e-4) == (not its)
         assert torch.equal(base.forward.score(exchanges)[0].tokens, before[0].tokens)
+
+
+def test_layers_come_from_the_lowest_on(monkeypatch):
+    """What is written below neurons later opens them."""
+    adapter = SimpleNamespace(base=SimpleNamespace(outputs=lambda: [(i, "") for i in range(30)]))
+    monkeypatch.setattr(solving, "_site", lambda _, layer, __, ___: layer)
+    assert list(sites(adapter, settings(), exchange("probe", " it"))) == [8, 9, 10]
+    assert list(sites(adapter, settings(solve_layers="0.34-0.36"), None)) == [10]
 
 
 # Gemma 3 normalises what an MLP writes; a mixture's experts are no projection of their own.
