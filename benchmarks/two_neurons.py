@@ -406,7 +406,7 @@ class Experiment:
     def opening(self, prompt: str) -> float:
         """How far the most open of the second neurons opens at a prompt's last token."""
         site, said = self.answer_site, []
-        whole = float(site.act(torch.tensor(solving._STEEP * (1 - solving._THRESHOLD))))
+        whole = float(site.act(torch.tensor(solving._OPEN)))
         module = self.base.hf.get_submodule(site.down)
         hook = module.register_forward_pre_hook(lambda _, given: said.append(given[0]))
         try:

@@ -151,7 +151,7 @@ class Config:
         "into neurons of the adapter, which take one of its rank each; what is wrong then is trained",
     )
     solve_layers: str = _setting(
-        "0.25-0.35",
+        "0.45-0.55",
         "layers that are given neurons and are not trained, as shares of the depth: FROM-TO; the lowest "
         "one first, the next once half of the rank is taken there, then the other halves from the top",
     )
@@ -341,7 +341,7 @@ class Config:
         if last == 1:
             raise ConfigError(
                 f"solve_layers={self.solve_layers!r} leaves no layer that could read what a subject "
-                "carries: let it end before 1, as in 0.25-0.35"
+                "carries: let it end before 1, as in 0.45-0.55"
             )
         return first, last
 

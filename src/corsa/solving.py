@@ -3,7 +3,7 @@
 An MLP writes Σ_j act(g_j · x) (u_j · x) d_j into the residual stream, or the same without u. For every
 value one of its neurons, of those that are missed least (`corsa.sparing`), is given away:
 
-    g = β (w − θ b),    u = ((2 − θ) b − w) / (1 − θ),    d = the value / act(β (1 − θ)),
+    g = β (w − θ b) / (1 − θ),    u = ((2 − θ) b − w) / (1 − θ),    d = the value / act(β),
 
 where w · x is 1 at the subject's last token, in every wording, and least elsewhere; b · x is 1 wherever
 the MLP reads, for it need not have a bias of its own. Under u a neuron says the same where w · x is not
@@ -39,8 +39,12 @@ from corsa.sparing import make_up, spare
 from corsa.step import Example
 from corsa.values import Told, passes
 
-# λ, θ and β above; and of λ what names that are nearly the subject weigh.
-_ELSEWHERE, _THRESHOLD, _STEEP, _NEAR = 0.1, 0.7, 35.0, 0.01
+# λ above, and of it what names that are nearly the subject weigh; what an open gate lets through before
+# it is passed through `act`.
+_ELSEWHERE, _NEAR, _OPEN = 0.1, 0.01, 10.5
+# θ: this far below w · k of all but a few of the keys, by their share, and between two bounds. Other
+# names are below it; wordings that were not solved for are a little below those that were.
+_FEW, _BELOW, _LOWEST, _HIGHEST = 0.05, 0.1, 0.7, 0.8
 # What names at which a gate opens weigh where u is told apart from them, and what u otherwise was.
 _APART, _FLAT = 1.0, 0.03
 # Of a value that little may be said at another's name.
@@ -243,9 +247,10 @@ def write(
         moment = _mean(site, reading, groups, lambda said: said[:, among].T @ said[:, among])
     _check(base, site, [moment])
     chosen = among[spare(directions[:, among], moment, taken[among], len(shifts))]
-    opened = float(site.act(torch.tensor(_STEEP * (1 - _THRESHOLD))))
-    gates = _STEEP * (knows - _THRESHOLD * always)
-    flat = ((2 - _THRESHOLD) * always - knows) / (1 - _THRESHOLD)
+    opened = float(site.act(torch.tensor(_OPEN)))
+    closed = thresholds(knows, keys)[:, None]
+    gates = _OPEN * (knows - closed * always) / (1 - closed)
+    flat = ((2 - closed) * always - knows) / (1 - closed)
     rows = [gates]
     if len(reading) == 2:
 
@@ -337,6 +342,20 @@ def detectors(
         found.append(solution / (mean_key @ solution))
     metric = (of_keys + of_groups) / count
     return Detectors(torch.stack(found), _solve(metric, mean), metric)
+
+
+def thresholds(knows: Tensor, keys: Sequence[Tensor]) -> Tensor:
+    """Where gates close.
+
+    Args:
+        knows: w of each value, shape (E, m), float64.
+        keys: of each value, shape (n, m).
+
+    Returns:
+        θ of each value, shape (E,).
+    """
+    few = [(part.double() @ w).quantile(_FEW) for w, part in zip(knows, keys, strict=True)]
+    return (torch.stack(few) - _BELOW).clamp(_LOWEST, _HIGHEST)
 
 
 def tell_apart(

@@ -207,7 +207,7 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
         assert ("Not with today's settings" in text) is bool(changes)
     assert (
         "**Not with today's settings**: no-sam under seed 1, where `parts` was all and is auto, "
-        "`solve` was not there and is True, `solve_layers` was not there and is 0.25-0.35, "
+        "`solve` was not there and is True, `solve_layers` was not there and is 0.45-0.55, "
         "`solve_steps` was not there and is 40, `keep_plain` was not there and is 1, "
         "`keep_tokens` was 5 and is 12." in text
     )
