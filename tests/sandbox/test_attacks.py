@@ -306,7 +306,8 @@ def test_nothing_outlives_whoever_started_it(somebody, seconds):
     time.sleep(seconds)
     process.kill()
     process.communicate()
-    assert somebody.nobody_left()
+    # What was being set up ends when nobody answers it: a busy machine takes long to come so far.
+    assert somebody.nobody_left(seconds=30)
 
 
 # Lets what it starts do to it whatever the kernel allows; its output is a pipe of its own.
