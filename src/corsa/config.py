@@ -22,7 +22,7 @@ from corsa.errors import ConfigError
 PROJECTIONS = ("pcgrad", "one-sided", "none")
 
 # Every fact is trained, as code is.
-_TRAINED: Mapping[str, Any] = {"solve": False, "rank": 32, "alpha": 64.0}
+_TRAINED: Mapping[str, Any] = {"solve": False, "rank": 32, "alpha": 64.0, "layers": "0.1-0.5"}
 
 # Nothing beyond the paper: nothing replayed or kept but what an edit asks to keep, no fresh wordings,
 # nothing told apart.
@@ -35,10 +35,10 @@ _PLAIN: Mapping[str, Any] = {
     "contrast": 0,
     "other_relations": 0.0,
     "ascent": "exact",
-    "layers": "all",
-    "parts": "all",
     "learning_rate": 5e-4,
     **_TRAINED,
+    "layers": "all",
+    "parts": "all",
 }
 _SFT_ALONE: Mapping[str, Any] = {"sft": True, "dpo": False, "projection": "none", "sam": False}
 
@@ -136,7 +136,7 @@ class Config:
     dropout: float = _setting(0.0, "dropout in front of the adapter", low=0)
 
     layers: str = _setting(
-        "0.1-0.5",
+        "0.1-0.58",
         "layers a new adapter acts on, as shares of the depth: FROM-TO; all: every one",
     )
     parts: Literal["auto", "all", "mlp", "attention"] = _setting(

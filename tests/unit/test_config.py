@@ -48,7 +48,9 @@ def test_facts_get_neurons_unless_all_is_trained():
     """An adapter of 128 acts as strongly as one of 32: alpha / rank is the same."""
     whole, trained = make_config({}), make_config({"preset": "trained"})
     assert (whole.solve, whole.rank, whole.alpha) == (True, 128, 256.0)
-    assert trained == dataclasses.replace(whole, preset="trained", solve=False, rank=32, alpha=64.0)
+    assert trained == dataclasses.replace(
+        whole, preset="trained", solve=False, rank=32, alpha=64.0, layers="0.1-0.5"
+    )
     for other in ({"method": "lora"}, {"method": "sft+dpo"}, {"preset": "paper"}):
         config = make_config(other)
         assert (config.solve, config.rank, config.alpha) == (False, 32, 64.0)

@@ -11,8 +11,10 @@ from builders import base_model, exchange, random_adapter, settings
 from corsa import solving
 from corsa.beginning import usual_beginning
 from corsa.chat import Exchange
+from corsa.config import Config
 from corsa.errors import TrainingError
 from corsa.forward import Spot
+from corsa.models import _chosen
 from corsa.solving import detectors, read, sites, tell_apart, thresholds, write
 from corsa.step import Example
 from corsa.values import Told, find
@@ -276,6 +278,17 @@ def test_layers_come_from_the_lowest_on(monkeypatch):
     monkeypatch.setattr(solving, "_site", lambda _, layer, __, ___: layer)
     assert list(sites(adapter, settings(), exchange("probe", " it"))) == [14, 15, 16]
     assert list(sites(adapter, settings(solve_layers="0.34-0.36"), None)) == [10]
+
+
+def test_a_default_adapter_acts_on_all_layers_that_are_to_be_given_neurons(monkeypatch):
+    """One that is not adapted is passed over without a word, and its room with it."""
+    monkeypatch.setattr(solving, "_site", lambda _, layer, __, ___: layer)
+    for depth in range(12, 129):
+        outputs = [(i, "") for i in range(depth)]
+        adapter = SimpleNamespace(base=SimpleNamespace(outputs=lambda outputs=outputs: outputs))
+        given = {f"model.layers.{i}.mlp.down_proj" for i in sites(adapter, settings(), None)}
+        every = [f"model.layers.{i}.mlp.down_proj" for i in range(depth)]
+        assert given <= set(_chosen(every, settings(layers=Config(method="corsa").layers)))
 
 
 # Gemma 3 normalises what an MLP writes; a mixture's experts are no projection of their own.
