@@ -231,6 +231,8 @@ def test_tables_and_figures_are_written(finished):
 def test_methods_are_tested_against_the_first_over_the_same_edits(finished):
     compared = {row["metric"]: row for row in finished[1]["compared"]}
     assert compared["reliability"]["n"] == 8
+    assert compared["agreement"]["n"] == 8
+    assert "kept_knowledge" in compared
     assert (compared["reliability"]["method"], compared["reliability"]["against"]) == (
         "in-context",
         "lora",

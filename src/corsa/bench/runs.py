@@ -151,6 +151,10 @@ def _edit_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "reliability": float(bool(edit.exact)),
             "generality": _of(probes[edit.round, edit.edit_id], "paraphrase", "exact"),
             "leak": _of(probes[edit.round, edit.edit_id], "locality", "leak"),
+            "agreement": _of(probes[edit.round, edit.edit_id], "locality", "agrees"),
+            "kept_knowledge": _of(
+                _base_right(probes[edit.round, edit.edit_id]), "locality", "contains"
+            ),
             "portability": _of(probes[edit.round, edit.edit_id], "portability", "contains"),
             "margin": edit.margin,
             "base_margin": edit.base_margin,
@@ -158,6 +162,10 @@ def _edit_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
         }
         for edit in of_kind(scores, "edit")
     ]
+
+
+def _base_right(probes: Sequence[Score]) -> list[Score]:
+    return [probe for probe in probes if probe.base_contains]
 
 
 def _of(probes: Sequence[Score], kind: str, value: str) -> Number:

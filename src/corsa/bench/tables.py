@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from corsa.metrics import Number
 Run = Mapping[str, Any]
 
 # What methods are compared on, edit by edit.
-_TESTED = ("reliability", "generality", "leak", "portability")
+_TESTED = ("reliability", "generality", "leak", "agreement", "kept_knowledge", "portability")
 # What is also told round by round; all else after the last one, or by edits in figures.
 _EACH_ROUND = ("sharpness_sft", "sharpness")
 
@@ -56,6 +57,7 @@ ROWS = (
     Row("agreement", "agreement with the base"),
     Row("locality.agreement_floor", "… its floor"),
     Row("kept_knowledge", "kept knowledge"),
+    Row("locality.base_right", "… of how many answers that the base gives", share=False),
     Row("kl", "KL(base ‖ edited), nats", share=False),
     Row("subject.leak", "something else of the subject: leak"),
     Row("subject.agreement", "… agreement with the base"),
@@ -65,6 +67,7 @@ ROWS = (
     Row("drift.agreement", "elsewhere: agreement"),
     Row("drift.agreement_floor", "… its floor"),
     Row("drift.kept_knowledge", "elsewhere: kept knowledge"),
+    Row("drift.base_right", "… of how many answers that the base gives", share=False),
     Row("drift.kl", "elsewhere: KL, nats", share=False),
     Row("portability", "portability"),
     Row("portability.Reasoning", "… reasoning"),
@@ -101,7 +104,7 @@ ROWS = (
     Row("fluency_words_base", "… … of the base", share=False),
     Row("wikitext_ppl", "WikiText-2 perplexity", share=False),
     Row("wikitext_ppl_base", "… of the base", share=False),
-    Row("wikitext_ppl_ratio", "… edited / base", share=False),
+    Row("wikitext_ppl_ratio", "… edited / base"),
     Row("wikitext_kl", "… KL(base ‖ edited), nats", share=False),
     Row("mmlu", "MMLU right"),
     Row("mmlu_base", "… by the base"),
@@ -223,7 +226,10 @@ def _compared(by_method: Mapping[str, Mapping[int, Run]]) -> Iterator[dict[str, 
 
 def _by_edit(by_seed: Mapping[int, Run], metric: str) -> dict[tuple[int, str], Number]:
     return {
-        (seed, edit["id"]): edit[metric] for seed, run in by_seed.items() for edit in run["edits"]
+        # Runs of before have no agreement and nothing kept, edit by edit.
+        (seed, edit["id"]): edit.get(metric)
+        for seed, run in by_seed.items()
+        for edit in run["edits"]
     }
 
 
@@ -272,14 +278,20 @@ def _cell(found: Mapping[str, Any] | None, share: bool, seeds: int) -> str:
     """A number; one that was not taken under all of the method's seeds says under how many."""
     if found is None:
         return "–"
-    scale, digits = (100, 1) if share else (1, 2)
     mean, low, high = (found[name] for name in ("mean", "low", "high"))
-    digits = 0 if not share and abs(mean) >= 100 else digits
+    scale, digits = (100, 1) if share else (1, _decimals(mean))
     text = f"{scale * mean:.{digits}f}{' %' if share else ''}"
     if low is not None:
         text += f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
     of = sum(value is not None for value in found["per_seed"])
     return text if of == seeds else f"{text} ({of} of {seeds} seeds)"
+
+
+def _decimals(value: float) -> int:
+    """What tells small numbers apart, and none for hundreds."""
+    if not 0 < abs(value) < 1:
+        return 0 if abs(value) >= 100 else 2
+    return min(6, 1 - math.floor(math.log10(abs(value))))
 
 
 def markdown(document: Mapping[str, Any]) -> str:

@@ -87,6 +87,24 @@ def test_numbers_are_aggregated_over_the_seeds_of_each_method():
     assert "portability" not in methods["corsa"]  # nobody has any
 
 
+def test_small_numbers_are_told_apart_in_the_table():
+    runs = [run("corsa", 3, 0.2, final={"kl": 0.00123, "wikitext_ppl_ratio": 1.0021})]
+    rows = {name: cells for name, *cells in table(report(RECORD, runs))[1]}
+    assert rows["KL(base ‖ edited), nats"] == ["0.0012"]
+    assert rows["… edited / base"] == ["100.2 %"]
+
+
+def test_what_is_kept_is_tested_edit_by_edit_where_both_runs_have_it():
+    def made(method, agreement):
+        edits = [{**edit, "agreement": agreement} for edit in RUNS[0]["edits"]]
+        return run(method, 3, 0.2, edits=edits)
+
+    found = report(RECORD, [made("corsa", 1.0), made("lora", 0.5)])["compared"]
+    assert {row["metric"]: row["mean"] for row in found}["agreement"] == -0.5
+    without = report(RECORD, [made("corsa", 1.0), run("lora", 3, 0.2)])["compared"]
+    assert "agreement" not in {row["metric"] for row in without}
+
+
 def test_sharpness_is_told_round_by_round():
     assert "Round by round" not in markdown(DOCUMENT)  # nobody has it
     runs = [run("corsa", seed, 0.2) for seed in (3, 4)] + [run("lora", 3, 0.6)]
