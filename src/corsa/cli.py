@@ -679,7 +679,13 @@ def push(
 )
 @click.option("--revision", metavar="R", help="branch, tag or commit of a Hugging Face id")
 @_settings_option
-@click.option("--extras", default="", metavar="LIST", help="further measures: NAME or NAME=FILE")
+@click.option(
+    "--extras",
+    default="",
+    metavar="LIST",
+    help="further measures, NAME or NAME=FILE: counterfact, token-accuracy, fluency, wikitext, mmlu, "
+    "curvature, lm-eval, humaneval",
+)
 @click.option(
     "--code",
     default="",

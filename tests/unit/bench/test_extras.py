@@ -1,12 +1,23 @@
+from pathlib import Path
+
 import pytest
 
 from corsa.bench.extras import EXTRAS, PROTOCOLS, READERS, check_files, parse_extras
+from corsa.cli import commands
 from corsa.errors import UsageError
 
 
 def test_every_measure_says_how_it_measures():
     assert list(EXTRAS) == list(PROTOCOLS)
     assert all(PROTOCOLS.values())
+
+
+def test_every_measure_is_named_where_people_look():
+    table = (Path(__file__).parents[3] / "docs" / "bench.md").read_text("utf-8")
+    options = {option.name: option for option in commands.commands["bench"].params}
+    for name in EXTRAS:
+        assert f"| {name} | " in table, name
+        assert name in options["extras"].help, name
 
 
 def test_a_file_is_given_to_those_that_read_one():
