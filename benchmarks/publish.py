@@ -201,7 +201,8 @@ def section(folder: Path, files: Files, docs: Path) -> Iterator[str]:
     blocks = list(planned(name, sorted(labels, key=order.index)))
     every = list(dict.fromkeys(label for block in blocks for label in block.labels))
     whole = report(record_of(files, every), runs_of(files))
-    yield f"## {title(whole)}"
+    # A data set has several folders: the page names them as notes and log do.
+    yield f"## {name}{title(whole).removeprefix(whole['dataset']['name'])}"
     if missing := [*lacking(whole)]:
         yield "**Missing**: " + "; ".join(missing) + "."
     if outdated := [*superseded(files)]:
