@@ -232,7 +232,6 @@ def test_methods_are_tested_against_the_first_over_the_same_edits(finished):
     compared = {row["metric"]: row for row in finished[1]["compared"]}
     assert compared["reliability"]["n"] == 8
     assert compared["agreement"]["n"] == 8
-    assert "kept_knowledge" in compared
     assert (compared["reliability"]["method"], compared["reliability"]["against"]) == (
         "in-context",
         "lora",
@@ -741,6 +740,21 @@ def test_multi_hop_is_right_if_any_question_of_the_case_is_answered():
 
     assert _any_contains([probe(right=False), probe(right=True), probe(right=False)]) == 1
     assert _any_contains([probe(right=False)] * 3) == 0
+
+
+def test_what_an_edit_keeps_is_of_what_the_base_knows_of_its_neighbours():
+    from corsa.bench.runs import _edit_rows
+    from corsa.metrics import Score
+
+    def probe(known, kept, agrees):
+        found = {"base_contains": known, "contains": kept, "agrees": agrees}
+        return Score(1, "e", "locality", "?", "", "", **found)
+
+    edit = Score(1, "e", "edit", "?", "", "", exact=True)
+    probes = [probe(True, True, True), probe(True, False, False), probe(False, True, False)]
+    (row,) = _edit_rows([edit, *probes, probe(False, False, False)])
+    assert (row["kept_knowledge"], row["agreement"]) == (0.5, 0.25)
+    assert _edit_rows([edit, probe(False, False, True)])[0]["kept_knowledge"] is None
 
 
 def test_portability_is_told_apart_by_what_knowedit_asks(tiny, tmp_path, monkeypatch):
