@@ -109,27 +109,32 @@ def count(
     base = load_model(model, make_config({}))
     rounded = load_model(model, make_config({"dtype": "bfloat16"}))
 
-    def ask(rows: list[dict[str, Any]], of: BaseModel, adapter: str | None = None) -> list[str]:
-        progress.begin(f"{path}: asking {adapter or 'the base model'}", len(rows))
+    def ask(
+        who: str, rows: list[dict[str, Any]], of: BaseModel, adapter: str | None = None
+    ) -> list[str]:
+        progress.begin(f"{path}: asking {who}", len(rows))
         prompts = [row["prompt"] for row in rows]
         return [
             reply.text
             for reply in ModelAnswerer(of, adapter).answers(prompts, tokens, progress=progress)
         ]
 
-    for path in paths:
+    for number, path in enumerate(paths):
         asked = None
         if data is not None and path.is_dir():
             ledger = Ledger(path)
             known = list(neighbours(ledger, data, first))
             asked = len(known)
-            known = [row for row, t in zip(known, ask(known, base), strict=True) if says(t, row)]
+            said = ask("the base model", known, base)
+            known = [row for row, text in zip(known, said, strict=True) if says(text, row)]
             folder = path / "rounds" / f"{ledger.head:04d}"
-            now = ask(known, base, base.load_adapter(f"round {ledger.head}", folder).name)
+            # Stores have their last rounds in common, a model no two adapters of a name.
+            adapter = base.load_adapter(f"store {number}", folder).name
+            now = ask("the edited model", known, base, adapter)
         else:
             known = measured(path)
             now = [row["reply"] for row in known]
-        floor = ask(known, rounded)
+        floor = ask("the base model in bfloat16", known, rounded)
         yield {
             "of": path.name,
             "asked": asked,
