@@ -119,6 +119,17 @@ PLANNED = {
                 "rank-8",
             ),
         ),
+        Block(
+            "neurons",
+            "Facts as neurons: the default with parts of it switched off",
+            (
+                "corsa",
+                "neurons-no-wordings",
+                "neurons-no-contrast",
+                "neurons-no-pool",
+                "neurons-no-plain",
+            ),
+        ),
     ),
     "counterfact-rates": (
         Block(
@@ -127,7 +138,7 @@ PLANNED = {
             tuple(
                 f"{method}@{rate}"
                 for methods, rates in (
-                    (("lora", "sam", "sft+dpo"), ("2e-4", "5e-4", "1e-3")),
+                    (("lora", "sam", "sft+dpo", "paper"), ("2e-4", "5e-4", "1e-3")),
                     (("ft-l",), ("2e-3", "5e-3", "1e-2")),
                 )
                 for method in methods

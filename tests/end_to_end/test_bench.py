@@ -752,9 +752,37 @@ def test_what_an_edit_keeps_is_of_what_the_base_knows_of_its_neighbours():
 
     edit = Score(1, "e", "edit", "?", "", "", exact=True)
     probes = [probe(True, True, True), probe(True, False, False), probe(False, True, False)]
-    (row,) = _edit_rows([edit, *probes, probe(False, False, False)])
+    (row,) = _edit_rows([edit, *probes, probe(False, False, False)], {})
     assert (row["kept_knowledge"], row["agreement"]) == (0.5, 0.25)
-    assert _edit_rows([edit, probe(False, False, True)])[0]["kept_knowledge"] is None
+    assert _edit_rows([edit, probe(False, False, True)], {})[0]["kept_knowledge"] is None
+
+
+def test_what_is_forgotten_is_tested_edit_by_edit():
+    from corsa.bench.runs import _edit_rows
+    from corsa.bench.tables import report
+    from corsa.metrics import Score
+
+    def run(method, first):
+        now = [Score(1, "a", "edit", "?", "", "", exact=True)]
+        now += [Score(1, "b", "edit", "?", "", "", exact=False)]
+        now += [Score(2, "c", "edit", "?", "", "", exact=True)]
+        rows = _edit_rows(now, {(1, "a"): first, (1, "b"): True})
+        shared = {"protocol": {}, "final": {}, "rounds": [], "draw": {}, "extra": []}
+        return {"method": method, "seed": 0, "edits": rows, **shared}
+
+    runs = [run("one", True), run("other", False)]
+    assert [row["bwt"] for row in runs[0]["edits"]] == [0, -1, None]
+    record = dict.fromkeys(("dataset", "model", "rounds", "edits", "known_only", "neighbours"))
+    methods = [{"label": run["method"], "config": {}} for run in runs]
+    record |= {
+        "seeds": [0],
+        "methods": methods,
+        "extras": {},
+        "extra_protocols": {},
+        "left_out": [],
+    }
+    (found,) = (c for c in report(record, runs)["compared"] if c["metric"] == "bwt")
+    assert (found["mean"], found["n"]) == (0.5, 2)
 
 
 def test_portability_is_told_apart_by_what_knowedit_asks(tiny, tmp_path, monkeypatch):

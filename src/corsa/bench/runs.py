@@ -73,7 +73,7 @@ def collect(
         "final": final,
         "rounds": rounds,
         "matrix": matrix,
-        "edits": _edit_rows(scores),
+        "edits": _edit_rows(scores, _at_first(line)),
         "protocol": numbers["protocol"],
     }
 
@@ -139,7 +139,19 @@ def _any_contains(probes: Sequence[Score]) -> float:
     return float(any(probe.contains for probe in probes))
 
 
-def _edit_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
+def _at_first(line: Sequence[Round]) -> dict[tuple[int, str], bool]:
+    """Whether each edit was right after its own round, but for the newest round's."""
+    return {
+        (made.id, score.edit_id): bool(score.exact)
+        for made in line[:-1]
+        for score in of_kind(_scores(made), "edit")
+        if score.round == made.id
+    }
+
+
+def _edit_rows(
+    scores: Sequence[Score], at_first: Mapping[tuple[int, str], bool]
+) -> list[dict[str, Any]]:
     """How each edit stands at the end: what tests over edits and margin figures are made of."""
     probes: dict[tuple[int, str], list[Score]] = {}
     for score in scores:
@@ -149,6 +161,8 @@ def _edit_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "round": edit.round,
             "id": edit.edit_id,
             "reliability": float(bool(edit.exact)),
+            # Its mean is backward transfer, where rounds are as large as each other.
+            "bwt": _since(edit, at_first),
             "generality": _of(probes[edit.round, edit.edit_id], "paraphrase", "exact"),
             "leak": _of(probes[edit.round, edit.edit_id], "locality", "leak"),
             "agreement": _of(probes[edit.round, edit.edit_id], "locality", "agrees"),
@@ -162,6 +176,11 @@ def _edit_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
         }
         for edit in of_kind(scores, "edit")
     ]
+
+
+def _since(edit: Score, at_first: Mapping[tuple[int, str], bool]) -> Number:
+    was = at_first.get((edit.round, edit.edit_id))
+    return None if was is None else float(bool(edit.exact)) - was
 
 
 def _base_right(probes: Sequence[Score]) -> list[Score]:

@@ -20,7 +20,15 @@ from corsa.metrics import Number
 Run = Mapping[str, Any]
 
 # What methods are compared on, edit by edit.
-_TESTED = ("reliability", "generality", "leak", "agreement", "kept_knowledge", "portability")
+_TESTED = (
+    "reliability",
+    "bwt",
+    "generality",
+    "leak",
+    "agreement",
+    "kept_knowledge",
+    "portability",
+)
 # What is also told round by round; all else after the last one, or by edits in figures.
 _EACH_ROUND = ("sharpness_sft", "sharpness")
 
@@ -226,7 +234,7 @@ def _compared(by_method: Mapping[str, Mapping[int, Run]]) -> Iterator[dict[str, 
 
 def _by_edit(by_seed: Mapping[int, Run], metric: str) -> dict[tuple[int, str], Number]:
     return {
-        # Runs of before have no agreement and nothing kept, edit by edit.
+        # Runs of before have neither bwt, nor agreement, nor what is kept, edit by edit.
         (seed, edit["id"]): edit.get(metric)
         for seed, run in by_seed.items()
         for edit in run["edits"]
