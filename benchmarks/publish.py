@@ -18,6 +18,7 @@ from corsa.bench.figures import draw_figures
 from corsa.bench.published import (
     changed_since,
     command,
+    differing,
     publish,
     published,
     record_of,
@@ -218,6 +219,8 @@ def section(folder: Path, files: Files, docs: Path) -> Iterator[str]:
         yield "**Missing**: " + "; ".join(missing) + "."
     if outdated := [*superseded(files)]:
         yield "**Not with today's settings**: " + "; ".join(outdated) + "."
+    if unlike := [*apart(files)]:
+        yield "**Runs of one column that differ in settings**: " + "; ".join(unlike) + "."
     if notes.exists():
         yield notes.read_text("utf-8").strip()
     for block in blocks:
@@ -290,12 +293,19 @@ def superseded(files: Files) -> Iterator[str]:
             yield f"{method} under seed {', '.join(seeds)}, where {changes}"
 
 
+def apart(files: Files) -> Iterator[str]:
+    """The methods whose runs had different settings."""
+    for method, settings in differing(files).items():
+        told = (f"`{name}` {' and '.join(map(str, values))}" for name, values in settings.items())
+        yield f"{method}: {', '.join(told)}"
+
+
 def costs(files: Files) -> Iterator[list[str]]:
     """What each method took, and where; several lines where seeds were run on different hardware."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for file in files:
         run = file["run"]
-        key = (run["method"], hardware(run["origin"]), revision(run["origin"]["commit"]))
+        key = (run["method"], hardware(run["origin"]), revision(run["origin"]))
         groups.setdefault(key, []).append(run)
     for (method, where, code), runs in groups.items():
         seeds = ", ".join(str(run["seed"]) for run in runs)
@@ -303,12 +313,15 @@ def costs(files: Files) -> Iterator[list[str]]:
         yield [method, seeds, *times, where, code]
 
 
-def revision(commit: str | None) -> str:
-    """A commit, short, with what it says of changes."""
-    if commit is None:
+def revision(origin: Mapping[str, Any]) -> str:
+    """A commit, short, with what it says of changes, and of a run that it did not begin."""
+    if origin["commit"] is None:
         return "unknown"
-    known, plus, changes = commit.partition("+")
-    return f"{known[:12]}{plus}{changes}"
+    known, plus, changes = origin["commit"].partition("+")
+    before = origin.get("rounds_before")
+    return f"{known[:12]}{plus}{changes}" + (
+        f", after {before} rounds of another process" if before else ""
+    )
 
 
 PARTS = ("train", "measure")

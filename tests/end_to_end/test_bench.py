@@ -14,7 +14,7 @@ from corsa import Store, floors
 from corsa.answerers import ModelAnswerer, Reply
 from corsa.bench import extras
 from corsa.bench.published import publish
-from corsa.errors import TrainingError
+from corsa.errors import TrainingError, UsageError
 from corsa.files import seal, sha256_file, unseal
 from corsa.matching import contains, normalise
 from fakes import save_tiny
@@ -79,11 +79,12 @@ def lines(path):
 
 
 def timeless(run):
-    """A run without what a clock says."""
+    """A run without what a clock says, and without how often it was interrupted."""
     final = {name: v for name, v in run["final"].items() if not name.startswith("seconds")}
     rounds = [{k: v for k, v in row.items() if k != "seconds"} for row in run["rounds"]]
     rest = {k: v for k, v in run.items() if k not in ("final", "rounds", "sha256")}
-    return {**rest, "final": final, "rounds": rounds}
+    origin = run["origin"] | {"rounds_before": 0}
+    return {**rest, "origin": origin, "final": final, "rounds": rounds}
 
 
 # --- What it gives --------------------------------------------------------------------------------
@@ -130,7 +131,9 @@ def test_the_end_is_measured_over_all_edits_as_check_does(finished, tiny):
 def test_a_run_notes_its_hardware_and_code_and_can_be_published(finished, tmp_path):
     out, _ = finished
     origin = unseal(out / "runs" / "lora-seed0.json")["origin"]
-    assert origin.keys() == {"commit", "cpu", "cores", "threads", "gpu", "train_dtype"}
+    names = {"commit", "cpu", "cores", "threads", "gpu", "train_dtype", "rounds_before"}
+    assert origin.keys() == names
+    assert origin["rounds_before"] == 0
     assert origin["train_dtype"] in ("float32", "bfloat16")
     new, _ = publish(out, tmp_path)
     assert len(new) == 4
@@ -454,6 +457,7 @@ def test_an_interrupted_benchmark_goes_on_at_its_next_round(bench, tmp_path, mon
     assert calls == [1]
     runs = [unseal(folder / "runs" / "lora-seed0.json") for folder in (out, straight)]
     assert timeless(runs[0]) == timeless(runs[1])
+    assert [run["origin"]["rounds_before"] for run in runs] == [1, 0]
     assert not (out / "stores" / "lora-seed0").exists()  # a finished run's store goes
 
 
@@ -520,6 +524,42 @@ def test_a_run_that_fails_costs_the_others_nothing_and_is_tried_again(bench, tmp
     assert code == 0, err
     methods = json.loads((out / "report.json").read_text("utf-8"))["methods"]
     assert list(methods) == ["lora", "in-context"]
+
+
+def test_an_error_nobody_foresaw_costs_one_run_too(bench, tmp_path, monkeypatch):
+    update = Store.update
+
+    def failing(self, *args, **keywords):
+        if keywords["method"] == "lora":
+            raise RuntimeError("the sky fell\nand more")
+        return update(self, *args, **keywords)
+
+    monkeypatch.setattr(Store, "update", failing)
+    code, _, err = bench(tmp_path / "out", "--seeds", "0")
+    assert code == 1
+    assert "1 of 2 runs failed" in err
+    assert "lora, seed 0: RuntimeError: the sky fell" in err
+    assert "in failing" in err  # where, for whoever mends it
+
+
+def test_an_extra_measure_that_always_fails_may_be_left_out(bench, tmp_path, monkeypatch):
+    def measure(finished):
+        raise UsageError("it never worked")
+
+    monkeypatch.setitem(extras.EXTRAS, "probe", measure)
+    words = (tmp_path / "out", "--seeds", "0", "--extras")
+    code, _, err = bench(*words, "probe,counterfact", methods="lora")
+    assert code == 1
+    assert "--extras probe: it never worked" in err
+    assert "not probe if you leave that out" in err
+    monkeypatch.setattr(Store, "update", None)  # its rounds are there
+    code, _, err = bench(*words, "counterfact", "--resume", methods="lora")
+    assert code == 0, err
+    (final,) = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["methods"].values()
+    assert "es" in final
+    code, _, err = bench(*words, "counterfact,fluency", "--resume", methods="lora")
+    assert code == 2
+    assert "extras was" in err
 
 
 def test_the_order_of_extras_does_not_matter(bench, tmp_path):
@@ -604,6 +644,16 @@ def test_bad_usage_is_refused_before_a_model_is_loaded(bench, tmp_path, monkeypa
     assert says in err
     assert "Traceback" not in err
     assert not list((tmp_path / "out").glob("[!.]*"))  # the command may be mended and given again
+
+
+def test_known_only_needs_old_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr("corsa.models.load_source", None)
+    data = tmp_path / "facts.json"
+    data.write_text(json.dumps([{"prompt": "Who leads A?", "target_new": "B"}]), "utf-8")
+    words = ("--known-only", "--rounds", 1, "--edits", 1, "--out", tmp_path / "out")
+    code, _, err = call("bench", "facts", "--data", data, *words)
+    assert code == 2
+    assert "--known-only is about old answers, and facts gives none" in err
 
 
 def test_known_only_draws_what_the_base_model_says(tiny, tmp_path):

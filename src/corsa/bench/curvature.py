@@ -73,7 +73,9 @@ def _sharpnesses(
     if not batch:
         return {"sharpness_sft": None, "sharpness": None}
     config, forward = finished.config, finished.base.forward
-    sft = replace(config, sft=True, sft_weight=1.0, dpo=False, projection="none")
+    sft = replace(
+        config, sft=True, sft_weight=1.0, dpo=False, contrast_dpo=False, projection="none"
+    )
     with finished.base.using(finished.adapter):
         return {
             "sharpness_sft": _digits(sharpness(forward, params, batch, sft)),

@@ -48,7 +48,7 @@ PROTOCOLS: dict[str, str] = {
 READERS: dict[str, Reader] = {
     "wikitext": general.wikitext_of,
     "mmlu": general.questions_of,
-    "lm-eval": harness.tasks_of,
+    "lm-eval": harness.ready,
     "humaneval": humaneval.tasks_of,
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 
@@ -14,8 +13,8 @@ LENGTH = 100
 SUBJECTS = 32
 PROMPT = "Write a paragraph about {}."
 PROTOCOL = (
-    f"{PROMPT!r} for the first {SUBJECTS} subjects; chat template, greedy, at most {LENGTH} tokens; "
-    r"words by \w+|[^\w\s]"
+    f"{PROMPT!r} for {SUBJECTS} subjects, evenly spaced over all rounds; chat template, greedy, at "
+    rf"most {LENGTH} tokens; words by \w+|[^\w\s]"
 )
 
 # ROME's weights, w₂ = 2/3 and w₃ = 4/3, and its mean over both.
@@ -35,8 +34,10 @@ def fluency(finished: Finished) -> Numbers:
         fluency in bits (the literature prints it × 100) and fluency_words, each with the base model's
         beside it.
     """
-    subjects = dict.fromkeys(p.edit.subject for p in finished.edits if p.edit.subject)
-    prompts = [PROMPT.format(subject) for subject in itertools.islice(subjects, SUBJECTS)]
+    subjects = list(dict.fromkeys(p.edit.subject for p in finished.edits if p.edit.subject))
+    count = min(SUBJECTS, len(subjects))
+    chosen = (subjects[len(subjects) * number // count] for number in range(count))
+    prompts = [PROMPT.format(subject) for subject in chosen]
     numbers: Numbers = {}
     for answerer, suffix in ((finished.after, ""), (finished.before, "_base")):
         texts = [reply.text for reply in answerer.answers(prompts, LENGTH)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from corsa.bench.finished import Finished, Numbers
 from corsa.errors import UsageError
+from corsa.models import BaseModel
 from corsa.optional import optional
 from corsa.sources import first_line
 
@@ -15,7 +17,7 @@ PROTOCOL = f"lm-evaluation-harness, the first {LIMIT} items of each task, its ow
 
 
 def harness(finished: Finished) -> Numbers:
-    """Scores of lm-evaluation-harness (Gao et al.; extra `lm-eval`).
+    """Scores of lm-evaluation-harness (Gao et al.; extra `lm-eval`), with the base model's beside them.
 
     It reads `finished.data`: names of tasks, or paths of task files, one per line; without it `TASKS`.
     Nothing is merged or written: the adapter acts while the harness asks.
@@ -24,26 +26,45 @@ def harness(finished: Finished) -> Numbers:
         finished: the run.
 
     Returns:
-        `task/metric` as the harness calls them, standard errors left out; nothing for a method that
-        changes no weights.
+        `task/metric` as the harness calls them and `task/metric_base`, standard errors left out;
+        nothing for a method that changes no weights.
 
     Raises:
         UsageError: if the file of names cannot be read, or names none.
     """
     if finished.adapter is None:
         return {}
+    tasks, base = tasks_of(finished.data), finished.base
+    # Asked anew by every run: what a task asks is the harness's to change, and no key would tell.
+    before, after = _scores(base, None, tasks), _scores(base, finished.adapter, tasks)
+    return after | {f"{name}_base": value for name, value in before.items()}
+
+
+def _scores(base: BaseModel, adapter: str | None, tasks: Sequence[str]) -> Numbers:
     evaluate = optional("lm_eval", "lm-eval").simple_evaluate
     wrapper = optional("lm_eval.models.huggingface", "lm-eval").HFLM
-    tasks, base = tasks_of(finished.data), finished.base
-    with base.using(finished.adapter):
+    with base.using(adapter):
         model = wrapper(pretrained=base.hf, tokenizer=base.tokenizer)
-        results = evaluate(model=model, tasks=tasks, limit=LIMIT, bootstrap_iters=0)["results"]
+        results = evaluate(model=model, tasks=[*tasks], limit=LIMIT, bootstrap_iters=0)["results"]
     return {
         f"{task}/{metric.removesuffix(',none')}": value
         for task, values in results.items()
         for metric, value in values.items()
         if isinstance(value, float) and "stderr" not in metric
     }
+
+
+def ready(data: Path | None) -> None:
+    """Say what is missing before anything is trained.
+
+    Args:
+        data: as `tasks_of` takes it.
+
+    Raises:
+        UsageError: if the tasks cannot be read, or the harness is not installed.
+    """
+    tasks_of(data)
+    optional("lm_eval", "lm-eval")
 
 
 def tasks_of(data: Path | None) -> list[str]:

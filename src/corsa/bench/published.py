@@ -14,6 +14,7 @@ from typing import Any
 from corsa.bench.contenders import as_recorded, parse_methods
 from corsa.bench.datasets import DATASETS
 from corsa.bench.runs import Runs
+from corsa.config import METHODS
 from corsa.errors import StoreError, UsageError
 from corsa.files import seal, unseal, write_atomically
 from corsa.sources import EMBEDDED
@@ -235,20 +236,55 @@ def changed_since(file: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """
     run = file["run"]
     (contender,) = parse_methods(file["typed"])
-    today, was = contender.config(file["asked"]["settings"], run["seed"]), run["config"]
-    if not today.trains:
-        return {}
-    keeps = today.keep_pool or today.keep_plain or today.contrast
-    capped = today.stop != "epochs" and not all(row["converged"] for row in run["rounds"])
-    then = as_recorded(was)
+    today = contender.config(file["asked"]["settings"], run["seed"]).to_dict()
+    was, then = run["config"], as_recorded(run["config"])
     return {
-        name: (then[name] if then[name] or name in was else None, value)
-        for name, value in today.to_dict().items()
-        if then[name] != value
-        if keeps or not name.startswith("keep_")
-        if today.solve or not name.startswith("solve_")
-        if capped or name != "max_visits"
+        name: (then[name] if then[name] or name in was else None, today[name])
+        for name in _acting(today, run["rounds"])
+        if then[name] != today[name]
     }
+
+
+def differing(files: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """The settings in which runs of one label differ, though they stand in one column.
+
+    Args:
+        files: from `published`.
+
+    Returns:
+        By label and setting all values there are; left out is the seed, and what had no effect, as in
+        `changed_since`.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for file in files:
+        groups.setdefault(file["run"]["method"], []).append(file["run"])
+    found: dict[str, dict[str, list[Any]]] = {}
+    for label, runs in groups.items():
+        configs = [as_recorded(run["config"]) for run in runs]
+        rounds = [row for run in runs for row in run["rounds"]]
+        for name in _acting(configs[0], rounds):
+            # What is no setting any more says nothing that could be asked for again.
+            values = [config[name] for config in configs if name in config]
+            values = [value for i, value in enumerate(values) if value not in values[:i]]
+            if name != "seed" and len(values) > 1:
+                found.setdefault(label, {})[name] = values
+    return found
+
+
+def _acting(config: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The settings of a method that had an effect in some rounds."""
+    if not METHODS.get(config["method"]):  # it changes no weights
+        return
+    keeps = config["keep_pool"] or config["keep_plain"] or config["contrast"]
+    capped = config["stop"] != "epochs" and not all(row["converged"] for row in rounds)
+    for name in config:
+        without = (
+            (name.startswith("keep_") and not keeps)
+            or (name.startswith("solve_") and not config["solve"])
+            or (name == "max_visits" and not capped)
+        )
+        if not without:
+            yield name
 
 
 def runs_of(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

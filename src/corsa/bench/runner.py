@@ -13,6 +13,7 @@ The model is loaded once, and the base model answers a question once for all met
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -216,6 +217,10 @@ class _Work:
             self.loaded = self.domain.loaded
         else:
             self.loaded = load(b.dataset, b.data, b.first, b.last)
+        if benchmark.known_only and all(edit.target_old is None for edit in self.loaded.edits):
+            raise UsageError(
+                f"--known-only is about old answers, and {benchmark.dataset} gives none: leave it out"
+            )
         self.record = self._agreed()
         self._programs()  # where there can be no sandbox, that is said before anything is trained
         # Of the code that is loaded, not of later ones; the whole package, not this folder alone.
@@ -298,9 +303,11 @@ class _Work:
                     self._make_run(contender, draws[seed], schedule, keep_stores=keep_stores)
                 except Interrupted:
                     raise
-                except CorsaError as error:
-                    failures.append(f"{contender.label}, seed {seed}: {error}")
+                except Exception as error:  # noqa: BLE001  (it costs the other runs nothing)
+                    failures.append(f"{contender.label}, seed {seed}: {_said(error)}")
                     self.progress.say(f"failed: {failures[-1]}")
+                    if not isinstance(error, CorsaError):
+                        self.progress.say(traceback.format_exc())
         return failures
 
     def _ask_floors(self, draws: Iterable[Mapping[str, Any]]) -> None:
@@ -413,8 +420,9 @@ class _Work:
         name = f"{contender.label}, seed {seed}"
         store = self.home.beside(self.out / "stores" / f"{contender.file_name}-seed{seed}")
         settings = {**b.settings, **contender.settings, "seed": seed}
-        schedule.skip(contender.label, store.head)
-        for number in range(store.head + 1, b.rounds + 1):
+        before = store.head
+        schedule.skip(contender.label, before)
+        for number in range(before + 1, b.rounds + 1):
             edits = list(self._lessons(drawn["rounds"][number - 1], contender))
             with schedule.round(contender.label, f"{name}, round {number}"):
                 # What all edits have become is asked once, when the last of them is in.
@@ -430,8 +438,11 @@ class _Work:
                 types=self.loaded.types,
             ),
         }
-        extra = self._extras(store, contender.config(b.settings, seed), schedule)
-        asked = self._asked_programs(store, contender, settings, schedule)
+        with schedule.end(contender.label, name):
+            extra = self._extras(store, contender.config(b.settings, seed), schedule)
+            asked = self._asked_programs(store, contender, settings, schedule)
+            rows = run["rounds"]
+            self._extras_of_rounds(store, contender.config(b.settings, seed), rows, schedule)
         if asked is not None:
             extra |= asked.numbers()
             run["matrix"]["upass"] = asked.matrix()
@@ -439,12 +450,14 @@ class _Work:
             raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
         run["final"] |= extra
         run["extra"] = sorted(extra)
-        self._extras_of_rounds(store, contender.config(b.settings, seed), run["rounds"], schedule)
-        trained = store.ledger.lineage(store.ledger.head)[-1].metrics()["training"]
+        line = store.ledger.lineage(store.ledger.head)
+        dtypes = [made.metrics()["training"].get("train_dtype") for made in line]
         run["origin"] = {
             "commit": self.commit,
             **hardware(run["protocol"]["device"]),
-            "train_dtype": trained.get("train_dtype"),  # "auto" goes by the processor
+            # "auto" goes by the processor, and a run may go on with other code on another one.
+            "train_dtype": " and ".join(dict.fromkeys(filter(None, dtypes))) or None,
+            "rounds_before": before,
         }
         written = replies(store.ledger, contender.label, seed)
         written += asked.replies(contender.label, seed) if asked is not None else ()
@@ -562,14 +575,21 @@ def _with_neighbours(edit: Edit, count: int | None) -> Edit:
 
 @contextmanager
 def _named(extra: str) -> Iterator[None]:
-    """Inside the block errors say which further measure failed, and cost this run alone."""
+    """Inside the block errors say which further measure failed, and what can be done."""
     try:
         yield
-    except CorsaError:
+    except Interrupted:
         raise
     except Exception as error:  # other people's libraries raise anything
-        what = first_line(error)
-        raise CorsaError(f"--extras {extra}: {type(error).__name__}: {what}") from error
+        raise CorsaError(
+            f"--extras {extra}: {_said(error)} (its rounds are kept: --resume measures it again, and "
+            f"not {extra} if you leave that out)"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    known = isinstance(error, CorsaError)
+    return str(error) if known else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _sha256(extra: str, file: Path) -> str:
@@ -589,7 +609,15 @@ def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a folder was begun with and what is asked now: methods and seeds may come, nothing change."""
-    before, now = dict(_fixed(recorded)), dict(_fixed(asked))
+    # A further measure may be left out from now on: one that fails must not hold a trained run.
+    kept = {
+        part: {
+            name: told for name, told in recorded.get(part, {}).items() if name in asked["extras"]
+        }
+        for part in ("extras", "extra_files")
+        if part in recorded
+    }
+    before, now = dict(_fixed({**recorded, **kept})), dict(_fixed(asked))
     differing = [
         f"{name} was {short(before[name])} and is now {short(now[name])}"
         for name in now
@@ -602,8 +630,10 @@ def _joined(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
         )
     methods = {method["label"]: method for method in (*recorded["methods"], *asked["methods"])}
     refuse_same_files(method["file_name"] for method in methods.values())
+    told = ("extras", "extra_files", "extra_protocols")
     return {
         **asked,
+        **{part: {**recorded.get(part, {}), **asked[part]} for part in told},
         "seeds": list(dict.fromkeys([*recorded["seeds"], *asked["seeds"]])),
         "methods": list(methods.values()),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from statistics import fmean as mean
 
 from corsa.progress import Progress
 from corsa.words import roughly
@@ -26,6 +27,9 @@ class Schedule:
         self._left = dict(left)
         self._seconds = {method: list(taken) for method, taken in seconds.items()}
         self._all = sum(self._left.values())
+        # Of what is measured once a run's rounds are made, spread over them.
+        self._ends: dict[str, list[float]] = {}
+        self._rounds = 1
         self._where = ""
 
     @contextmanager
@@ -39,7 +43,7 @@ class Schedule:
         Yields:
             Nothing.
         """
-        left = self._left[method] - rounds
+        left, self._rounds = self._left[method] - rounds, rounds
         yield
         self._left[method], self._where = left, ""
 
@@ -64,12 +68,31 @@ class Schedule:
         Yields:
             Nothing.
         """
+        with self._timed(name, self._seconds.setdefault(method, [])):
+            yield
+        self._left[method] -= 1
+
+    @contextmanager
+    def end(self, method: str, name: str) -> Iterator[None]:
+        """What is measured at the end of a run is measured inside the block.
+
+        Args:
+            method: the run's.
+            name: what the run is called.
+
+        Yields:
+            Nothing.
+        """
+        with self._timed(name, self._ends.setdefault(method, [])):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str, seconds: list[float]) -> Iterator[None]:
         done = self._all - sum(self._left.values())
         self._where = f"{name} ({done} of {self._all} rounds done{self._time_left()})"
         start = time.monotonic()
         yield
-        self._seconds.setdefault(method, []).append(time.monotonic() - start)
-        self._left[method] -= 1
+        seconds.append(time.monotonic() - start)
         self._where = ""
 
     def seconds_left(self) -> float | None:
@@ -78,12 +101,13 @@ class Schedule:
         Returns:
             Seconds; `None` before the first round is finished.
         """
-        everything = [taken for rounds in self._seconds.values() for taken in rounds]
-        if not everything:
+        rounds, ends = _means(self._seconds), _means(self._ends)
+        if not rounds:
             return None
-        paces = {method: self._seconds.get(method) or everything for method in self._left}
         return sum(
-            count * sum(paces[method]) / len(paces[method]) for method, count in self._left.items()
+            count * (rounds.get(method, mean(rounds.values())) + end / self._rounds)
+            for method, count in self._left.items()
+            for end in [ends.get(method, mean(ends.values()) if ends else 0.0)]
         )
 
     def _time_left(self) -> str:
@@ -101,3 +125,7 @@ class Schedule:
     def say(self, text: str) -> None:
         """See `corsa.progress.Progress`."""
         self._inner.say(text)
+
+
+def _means(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    return {method: mean(taken) for method, taken in seconds.items() if taken}

@@ -47,6 +47,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("reliability", "all edits right"),
     Row("reliability_rules.contains", "… answer somewhere in the reply"),
+    Row("reliability_rules.squad", "… by SQuAD's normalisation"),
     Row("newest.reliability", "newest round right"),
     Row("earlier.lowest", "worst earlier round right"),
     Row("forgetting", "forgetting F"),
@@ -54,6 +55,7 @@ ROWS = (
     Row("reversion", "reversion to the old answer"),
     Row("generality", "generality"),
     Row("generality_rules.contains", "… answer somewhere in the reply"),
+    Row("generality_rules.squad", "… by SQuAD's normalisation"),
     Row("unseen.generality", "… wordings not in the library"),
     Row("unseen.generality_contains", "… … answer somewhere in the reply"),
     Row("library.paraphrases", "… paraphrases worded as in the library", share=False),
@@ -83,6 +85,7 @@ ROWS = (
     Row("portability.Subject_Aliasing", "… another name of the subject"),
     Row("multi_hop", "multi-hop, any question"),
     Row("margins.mean", "margin, nats", share=False),
+    Row("margins.mean_per_token", "… per token", share=False),
     Row("margins.below_zero", "margins below zero"),
     Row("margins.base_below_zero", "… before any edit"),
     Row("retention.reversion.below_zero", "… of earlier rounds"),
@@ -194,7 +197,7 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
             }
             for metric in _EACH_ROUND
         },
-        "compared": list(_compared(by_method)),
+        "compared": list(_compared(by_method, record["methods"][0]["label"])),
     }
 
 
@@ -222,10 +225,11 @@ def _protocol(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _compared(by_method: Mapping[str, Mapping[int, Run]]) -> Iterator[dict[str, Any]]:
+def _compared(by_method: Mapping[str, Mapping[int, Run]], first: str) -> Iterator[dict[str, Any]]:
     """Every other method against the first, over the edits that both were given."""
-    first, *others = by_method
-    for label in others:
+    if first not in by_method:  # said among what is not finished
+        return
+    for label in [label for label in by_method if label != first]:
         for metric in _TESTED:
             one, other = (_by_edit(by_method[name], metric) for name in (label, first))
             if found := compare(one, other):

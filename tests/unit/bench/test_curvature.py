@@ -127,6 +127,19 @@ def test_a_finished_run_is_measured_on_its_last_round(monkeypatch):
     assert all(torch.equal(before[name], param) for name, param in adapter.params.items())
 
 
+def test_contrast_in_dpo_is_a_loss_of_what_was_trained_and_not_of_sft():
+    base = base_model(template=CHATML)
+    adapter = random_adapter(base)
+    run = finished(
+        [planned("p", "new", "old")],
+        base=base,
+        before=ModelAnswerer(base),
+        after=ModelAnswerer(base, adapter.name),
+        config=settings(contrast_dpo=True),
+    )
+    assert all(value > 0 for value in curvature(run).values())
+
+
 def test_without_an_adapter_there_is_no_number():
     base = base_model()
     alone = ModelAnswerer(base)

@@ -1,5 +1,6 @@
 """How the harness is called. That its real form answers like this was tried with lm-eval 0.4.13."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from builders import Scripted, base_model, finished, random_adapter
 from corsa.answerers import ContextAnswerer, ModelAnswerer
 from corsa.bench import harness as module
+from corsa.bench.extras import check_files
 from corsa.bench.harness import LIMIT, TASKS, harness
 from corsa.errors import UsageError
 
@@ -20,7 +22,8 @@ def edited(monkeypatch):
 
     def simple_evaluate(*, model, tasks, limit, bootstrap_iters):
         asked.append((model, tasks, limit, base._active()))
-        values = {"alias": "x", "acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 8}
+        right = 0.5 if base._active() else 0.25
+        values = {"alias": "x", "acc,none": right, "acc_stderr,none": 0.1, "sample_len": 8}
         return {"results": dict.fromkeys(tasks, values)}
 
     def optional(name, extra):
@@ -36,9 +39,10 @@ def edited(monkeypatch):
 def test_the_edited_model_is_asked_in_memory(edited):
     run, asked = edited
     numbers = harness(run)
-    assert numbers == {f"{task}/acc": 0.5 for task in TASKS}
+    before = {f"{task}/acc_base": 0.25 for task in TASKS}
+    assert numbers == before | {f"{task}/acc": 0.5 for task in TASKS}
     model = ("lm_eval.models.huggingface", run.base.hf)
-    assert asked == [(model, list(TASKS), LIMIT, "edited")]
+    assert asked == [(model, list(TASKS), LIMIT, who) for who in (None, "edited")]
     assert run.base._active() is None
 
 
@@ -57,3 +61,9 @@ def test_who_changes_no_weights_is_not_asked(edited):
     for after in (ContextAnswerer(run.base, [("p", "new")]), Scripted()):
         assert harness(finished(base=run.base, after=after)) == {}
     assert not asked
+
+
+def test_a_missing_harness_is_named_before_anything_is_trained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UsageError, match=r"pip install 'corsa-edit\[lm-eval\]'"):
+        check_files({"lm-eval": None})

@@ -13,6 +13,7 @@ from corsa.bench.contenders import parse_methods
 from corsa.bench.published import (
     changed_since,
     command,
+    differing,
     publish,
     published,
     record_of,
@@ -227,6 +228,26 @@ def test_settings_that_changed_since_a_run_are_told(tmp_path):
     assert changed_since(steps) == {"solve_steps": (30, solved.config({}, 0).solve_steps)}
 
 
+def test_runs_of_one_column_that_differ_in_settings_are_told(tmp_path):
+    """The same label under another `--set`: each command makes its run again, and they share no mean."""
+    settings = make_config({"method": "lora"}).to_dict()
+    made = [
+        run("lora", 0, config=settings | {"seed": 0}),
+        run("lora", 1, config=settings | {"seed": 1, "learning_rate": 1.0, "solve_keep": 9.0}),
+        run("corsa", 0, config=make_config({}).to_dict()),
+    ]
+    folder, results = bench(tmp_path / "b", made), tmp_path / "results"
+    publish(folder, results)
+    found = differing(published(results / "counterfact"))
+    assert found == {"lora": {"learning_rate": [settings["learning_rate"], 1.0]}}
+    script("page", "--results", results, "--docs", tmp_path)
+    text = (tmp_path / "results.md").read_text("utf-8")
+    assert (
+        "**Runs of one column that differ in settings**: lora: `learning_rate` 0.0005 and 1.0."
+        in text
+    )
+
+
 def test_runs_join_one_by_one_and_none_is_written_over_by_accident(tmp_path):
     folder, results = tmp_path / "b", tmp_path / "results"
     publish(bench(folder, [run("lora", 0)]), results)
@@ -377,6 +398,16 @@ def test_the_page_has_both_blocks_their_figures_and_what_is_missing(tmp_path):
     assert (docs / "results.md").read_bytes() == again
     assert figure.exists()
     assert not of_another_page.exists()
+
+
+def test_a_run_that_went_on_in_another_process_says_so(tmp_path):
+    made = [run("lora", 0), run("corsa", 0)]
+    made[0]["origin"] = {**made[0]["origin"], "rounds_before": 1}
+    folder, results = bench(tmp_path / "b", made), tmp_path / "results"
+    publish(folder, results)
+    script("page", "--results", results, "--docs", tmp_path)
+    text = (tmp_path / "results.md").read_text("utf-8")
+    assert text.count("ffffffffffff+changes, after 1 rounds of another process |") == 1
 
 
 def test_a_fault_of_the_script_is_one_line(tmp_path):

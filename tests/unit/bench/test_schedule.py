@@ -52,6 +52,26 @@ def test_rounds_that_are_there_already_are_not_waited_for():
     assert plan.seconds_left() == 10
 
 
+def test_what_is_measured_at_the_end_of_runs_is_waited_for_too(monkeypatch):
+    told = Told()
+    plan = Schedule(told, {"corsa": 4}, {"corsa": [10]})
+    with plan.run("corsa", 2):
+        plan.skip("corsa", 2)
+        clock(monkeypatch, 0, 60)
+        with plan.end("corsa", "corsa, seed 0"):
+            plan.begin("measuring")
+    assert told.tasks == [("corsa, seed 0 (0 of 2 rounds done, about 20 s left) measuring", None)]
+    plan = Schedule(told, {"corsa": 2, "lora": 2}, {"corsa": [10]})
+    with plan.run("corsa", 2):
+        clock(monkeypatch, 0, 10, 10, 20, 20, 80)
+        for _ in range(2):
+            with plan.round("corsa", "a round"):
+                pass
+        with plan.end("corsa", "corsa, seed 0"):
+            pass
+        assert plan.seconds_left() == 2 * 10 + 60
+
+
 def test_nothing_is_guessed_before_the_first_round_is_finished():
     assert Schedule(Told(), {"corsa": 3}, {}).seconds_left() is None
 

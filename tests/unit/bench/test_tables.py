@@ -130,6 +130,12 @@ def test_a_test_takes_only_the_edits_both_were_given():
     )
 
 
+def test_nothing_stands_in_for_a_first_method_without_a_run():
+    record = RECORD | {"methods": [{"label": "paper", "config": {}}, *RECORD["methods"]]}
+    assert report(record, RUNS)["compared"] == []
+    assert DOCUMENT["compared"]
+
+
 def test_protocols_that_differ_are_all_named():
     other = run("lora", 4, 0.1, protocol={"rule": "exact", "max_new_tokens": 48})
     document = report(RECORD, [*RUNS, other])
