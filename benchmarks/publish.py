@@ -132,6 +132,10 @@ PLANNED = {
             ),
         ),
     ),
+    "counterfact-flat": (
+        Block("epochs", "The paper's settings and LoRA, ten epochs each", ("lora-epochs", "paper")),
+        Block("learned", "LoRA and SAM, until all is right", ("lora", "sam")),
+    ),
     "counterfact-rates": (
         Block(
             "baselines",
