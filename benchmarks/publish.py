@@ -143,11 +143,20 @@ PLANNED = {
             tuple(
                 f"{method}@{rate}"
                 for methods, rates in (
-                    (("lora", "sam", "sft+dpo", "paper"), ("2e-4", "5e-4", "1e-3")),
+                    (("lora", "sam", "sft+dpo"), ("2e-4", "5e-4", "1e-3")),
                     (("ft-l",), ("2e-3", "5e-3", "1e-2")),
                 )
                 for method in methods
                 for rate in rates
+            ),
+        ),
+        Block(
+            "epochs",
+            "Learning rates at the paper's ten epochs",
+            tuple(
+                f"{method}@{rate}"
+                for rate in ("2e-4", "5e-4", "1e-3")
+                for method in ("lora-epochs", "paper")
             ),
         ),
     ),
