@@ -47,7 +47,11 @@ MAIN = ("lora", "sft+dpo", "sam", "paper", "trained", "corsa", "in-context", "re
 PLANNED = {
     "counterfact": (
         Block("methods", "Methods", MAIN),
-        Block("epochs", "The paper's settings and LoRA, ten epochs each", ("lora-epochs", "paper")),
+        Block(
+            "epochs",
+            "The paper's settings and LoRA, ten epochs each",
+            ("lora-epochs", "paper", "lora-epochs@5e-4", "paper@5e-4"),
+        ),
         Block(
             "converged",
             "The paper's settings and LoRA, both until they converge",
