@@ -50,7 +50,12 @@ PLANNED = {
         Block(
             "epochs",
             "The paper's settings and LoRA, ten epochs each",
-            ("lora-epochs", "paper", "lora-epochs@5e-4", "paper@5e-4"),
+            ("lora-epochs", "paper"),
+        ),
+        Block(
+            "epochs-rate",
+            "The same at a rate that learns in ten epochs",
+            ("lora-epochs@5e-4", "paper@5e-4"),
         ),
         Block(
             "converged",
@@ -335,10 +340,9 @@ def revision(origin: Mapping[str, Any]) -> str:
     if origin["commit"] is None:
         return "unknown"
     known, plus, changes = origin["commit"].partition("+")
-    before = origin.get("rounds_before")
-    return f"{known[:12]}{plus}{changes}" + (
-        f", after {before} rounds of another process" if before else ""
-    )
+    before = origin.get("rounds_before", 0)
+    earlier = f", after {before} round{'s' * (before > 1)} of another process" if before else ""
+    return f"{known[:12]}{plus}{changes}{earlier}"
 
 
 PARTS = ("train", "measure")

@@ -243,6 +243,14 @@ def test_methods_are_tested_against_the_first_over_the_same_edits(finished):
     assert 0 < compared["reliability"]["p"] <= 1
 
 
+def test_what_is_tested_of_forgetting_is_what_is_told_of_it(finished):
+    for path in (finished[0] / "runs").glob("*.json"):
+        run = unseal(path)
+        since = [edit["bwt"] for edit in run["edits"] if edit["round"] == 1]
+        assert sum(since) / len(since) == run["final"]["bwt"]
+        assert {edit["bwt"] for edit in run["edits"] if edit["round"] == 2} == {None}
+
+
 def test_no_model_is_asked_the_same_question_twice(bench, tmp_path, monkeypatch):
     asked = []
     decode = ModelAnswerer._decode
@@ -557,6 +565,9 @@ def test_an_extra_measure_that_always_fails_may_be_left_out(bench, tmp_path, mon
     assert code == 0, err
     (final,) = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["methods"].values()
     assert "es" in final
+    (path,), _ = publish(tmp_path / "out", tmp_path / "results")
+    assert "--extras counterfact --set" in unseal(path)["command"]
+    assert unseal(path)["asked"]["extra_protocols"].keys() == {"counterfact"}
     code, _, err = bench(*words, "counterfact,fluency", "--resume", methods="lora")
     assert code == 2
     assert "extras was" in err

@@ -61,9 +61,16 @@ def _small(
     record: Mapping[str, Any], method: Mapping[str, Any], run: Mapping[str, Any]
 ) -> dict[str, Any]:
     asked = {name: record[name] for name in _ASKED if name in record}
+    # A run may have been made without a measure that failed; earlier versions noted none.
+    without = record["extras"].keys() - set(run.get("measures", record["extras"]))
+    for part in {"extra_files", "extra_protocols"} & asked.keys():
+        asked[part] = {name: v for name, v in record[part].items() if name not in without}
     asked["model"] = {**record["model"], "name": _without_folders(record["model"]["name"])}
-    extras = record["extras"].items()
-    asked["extras"] = {name: file and Path(file).name for name, file in extras}
+    asked["extras"] = {
+        name: file and Path(file).name
+        for name, file in record["extras"].items()
+        if name not in without
+    }
     if DATASETS[record["dataset"]["name"]].code:
         asked["code"] = record["code"]
     draw = run["draw"]

@@ -450,6 +450,7 @@ class _Work:
             raise UsageError(f"extra measures are named like the store's own: {', '.join(taken)}")
         run["final"] |= extra
         run["extra"] = sorted(extra)
+        run["measures"] = list(b.extras)  # of a folder's, those that this run was not without
         line = store.ledger.lineage(store.ledger.head)
         dtypes = [made.metrics()["training"].get("train_dtype") for made in line]
         run["origin"] = {

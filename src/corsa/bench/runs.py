@@ -46,8 +46,9 @@ def collect(
     """
     line = ledger.lineage(ledger.head)
     seconds = {e["round"]: e["seconds"] for e in ledger.journal() if e["event"] == "round"}
-    rounds = [_round_row(made, seconds.get(made.id, {})) for made in line]
-    numbers, scores = line[-1].metrics(), _scores(line[-1])
+    scored = {made.id: _scores(made) for made in line}
+    rounds = [_round_row(made, scored[made.id], seconds.get(made.id, {})) for made in line]
+    numbers, scores = line[-1].metrics(), scored[line[-1].id]
     edits = {planned.key: planned.edit for made in line for planned in made.edits()}
     matrix = {kind: numbers["retention"][kind]["matrix"] for kind in ("reliability", "generality")}
     last = matrix["reliability"][-1]
@@ -73,7 +74,7 @@ def collect(
         "final": final,
         "rounds": rounds,
         "matrix": matrix,
-        "edits": _edit_rows(scores, _at_first(line)),
+        "edits": _edit_rows(scores, _at_first(scored, line[-1].id)),
         "protocol": numbers["protocol"],
     }
 
@@ -81,9 +82,10 @@ def collect(
 _PARTS = ("plan", "train", "measure")
 
 
-def _round_row(made: Round, seconds: Mapping[str, float]) -> dict[str, Any]:
+def _round_row(
+    made: Round, scores: Sequence[Score], seconds: Mapping[str, float]
+) -> dict[str, Any]:
     numbers, training = made.metrics(), made.metrics()["training"]
-    scores = _scores(made)
     own = [score for score in scores if score.round in (made.id, 0)]
     row = {**summary(own, {}), "retention": numbers["retention"]}
     return {
@@ -139,13 +141,13 @@ def _any_contains(probes: Sequence[Score]) -> float:
     return float(any(probe.contains for probe in probes))
 
 
-def _at_first(line: Sequence[Round]) -> dict[tuple[int, str], bool]:
+def _at_first(scored: Mapping[int, Sequence[Score]], newest: int) -> dict[tuple[int, str], bool]:
     """Whether each edit was right after its own round, but for the newest round's."""
     return {
-        (made.id, score.edit_id): bool(score.exact)
-        for made in line[:-1]
-        for score in of_kind(_scores(made), "edit")
-        if score.round == made.id
+        (made, score.edit_id): bool(score.exact)
+        for made, scores in scored.items()
+        for score in of_kind(scores, "edit")
+        if score.round == made != newest
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -229,8 +230,8 @@ def _compared(by_method: Mapping[str, Mapping[int, Run]], first: str) -> Iterato
     """Every other method against the first, over the edits that both were given."""
     if first not in by_method:  # said among what is not finished
         return
-    for label in [label for label in by_method if label != first]:
-        for metric in _TESTED:
+    for label, metric in itertools.product(by_method, _TESTED):
+        if label != first:
             one, other = (_by_edit(by_method[name], metric) for name in (label, first))
             if found := compare(one, other):
                 yield {"method": label, "against": first, "metric": metric, **found._asdict()}

@@ -407,7 +407,7 @@ def test_a_run_that_went_on_in_another_process_says_so(tmp_path):
     publish(folder, results)
     script("page", "--results", results, "--docs", tmp_path)
     text = (tmp_path / "results.md").read_text("utf-8")
-    assert text.count("ffffffffffff+changes, after 1 rounds of another process |") == 1
+    assert text.count("ffffffffffff+changes, after 1 round of another process |") == 1
 
 
 def test_a_fault_of_the_script_is_one_line(tmp_path):
