@@ -50,7 +50,7 @@ PLANNED = {
         Block(
             "epochs",
             "The paper's settings and LoRA, ten epochs each",
-            ("lora-epochs", "paper"),
+            ("lora-epochs", "paper", "paper-one-sided"),
         ),
         Block(
             "epochs-rate",
