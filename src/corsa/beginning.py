@@ -20,7 +20,7 @@ from corsa.models import Adapter, BaseModel, adaptable_modules
 from corsa.progress import Progress
 from corsa.solving import Read, Site, read, sites, write
 from corsa.step import PHRASE, Example, score_examples
-from corsa.values import Told, find
+from corsa.values import SENTENCE, Told, find, steps_for
 
 # Prompts about something else of an edit's subject in a step, and of those that edits ask to keep;
 # wordings by which its last token is known, and about names that are nearly the subject; wordings of an
@@ -74,7 +74,7 @@ def solve(
 ) -> dict[str, Any] | None:
     """Find what the subjects of a round must carry, and write it into the adapter.
 
-    Edits with an answer longer than a phrase are left to training: one vector says no program. So are
+    Edits with an answer longer than a sentence are left to training: one vector says no program. So are
     subjects for which the adapter's rank has no room.
 
     Args:
@@ -88,7 +88,7 @@ def solve(
     Returns:
         How it went, plain data; `None` where nothing was solved for.
     """
-    short = [i for i, one in enumerate(own) if len(one.example.chosen.answer) <= PHRASE]
+    short = [i for i, one in enumerate(own) if len(one.example.chosen.answer) <= SENTENCE]
     places = list(sites(adapter, config, own[short[0]].example.chosen)) if short else []
     if not places:
         return None
@@ -157,6 +157,7 @@ class _Begun:
     solved: list[int] = field(default_factory=list)
     worded: set[tuple[int, ...]] = field(default_factory=set)
     _read: Read | None = None
+    _streams: int = 0  # of wordings, that were drawn from
 
     def right(self, examples: Sequence[Example]) -> list[bool]:
         """Which answers are right with the adapter as it is."""
@@ -167,7 +168,7 @@ class _Begun:
 
     def subjects(self, own: Sequence[int], earlier: Iterable[int] = ()) -> list[_Subject]:
         """The subjects of some own prompts and earlier edits, with all that is told of them."""
-        company, chat = self.company, self.adapter.base.chat
+        company = self.company
         groups: dict[str, _Subject] = {}
         for i in own:
             group = groups.setdefault(_key(company.own[i]), _Subject([], [], []))
@@ -179,9 +180,17 @@ class _Begun:
         for i, edit in enumerate(company.earlier):
             its = groups.get(_key(edit))
             # One vector says no program: it was trained, and is left to training.
-            if its and len(chat.exchange(edit.prompt, edit.target_new).answer) <= PHRASE:
+            if its and self._tokens(edit) <= SENTENCE:
                 its.earlier.append(i)
         return [group for group in groups.values() if group.own or group.earlier]
+
+    def _tokens(self, edit: Edit) -> int:
+        return len(self.adapter.base.chat.exchange(edit.prompt, edit.target_new).answer)
+
+    def _longest(self, subject: _Subject) -> int:
+        """Tokens of the longest answer that its value must say."""
+        facts = [self.company.own[i] for i in subject.facts]
+        return max(map(self._tokens, [*facts, *(self.company.earlier[i] for i in subject.earlier)]))
 
     def earlier_right(self) -> list[bool]:
         """Which earlier edits are right."""
@@ -228,7 +237,8 @@ class _Begun:
     def _carried(self, subjects: Sequence[_Subject], site: Site) -> dict[str, Any]:
         adapter, config, progress = self.adapter, self.config, self.progress
         asked = [list(self._asked(value, subject)) for value, subject in enumerate(subjects)]
-        first = len(self.layers) * (config.solve_steps + 2)
+        steps = steps_for(max(self._longest(subject) for subject in subjects), config)
+        first, self._streams = self._streams, self._streams + steps + 2
 
         def worded(value: int, count: int, stream: int) -> Iterator[Told]:
             return self._worded(value, subjects[value], count, first + stream)
@@ -237,7 +247,7 @@ class _Begun:
             progress.advance(min(step, 1), note=f"loss {loss:.2f} · fresh wordings {fresh:.0%}")
 
         def look() -> dict[str, Any]:
-            progress.begin("finding what subjects must carry", config.solve_steps)
+            progress.begin("finding what subjects must carry", steps)
             same, wanted = self._beside(subjects)
 
             def draw(step: int, left: Collection[int]) -> tuple[list[Told], list[Told]]:
@@ -256,9 +266,7 @@ class _Begun:
         whose = sha256_text(canonical_json([site.down, *([*one] for one in subjects)]))[:16]
         found = self.remember(f"values-{len(self.layers)}-{whose}", look)
         progress.begin("writing it into the adapter")
-        keys = [
-            list(worded(value, _KEYS, config.solve_steps + 1)) for value in range(len(subjects))
-        ]
+        keys = [list(worded(value, _KEYS, steps + 1)) for value in range(len(subjects))]
         self.worded |= {one.example.chosen.prompt for part in keys for one in part}
         for step in range(found["steps"] + 1):  # those that values were found in, by the same draws
             for value in range(len(subjects)):
@@ -406,7 +414,7 @@ def usual_beginning(config: Config, edits: int, prompt: float, answer: float) ->
     _, last = config.solve_between()
     # Ways back end where the values are, and no weight has a gradient; what is written passes through
     # no layer above them, and half of a wording is behind its subject.
-    steps = min(config.solve_steps, _USUAL_STEPS) * (2 - last)
+    steps = min(config.solve_steps, _USUAL_STEPS) * max(1, answer / PHRASE) * (2 - last)
     written = edits * (2 * _KEYS + _NEAR) * worded / 2 + _STANDING_TOKENS
     return step * steps + written * last
 

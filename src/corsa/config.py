@@ -160,7 +160,11 @@ class Config:
         "fresh wordings of an edit in each step that looks for its value, beside its prompt",
         low=0,
     )
-    solve_steps: int = _setting(40, "steps after which values are taken as they are", low=1)
+    solve_steps: int = _setting(
+        40,
+        "steps after which values are taken as they are, for every 16 tokens of an answer",
+        low=1,
+    )
     solve_loss: float = _setting(
         0.3, "L_SFT over the last fresh wordings at which a value is good enough, nats", low=0
     )

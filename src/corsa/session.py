@@ -48,8 +48,8 @@ from corsa.planning import PlannedEdit, active, holding, plan_edit
 from corsa.progress import Progress
 from corsa.readers import Reading
 from corsa.results import Update
-from corsa.step import PHRASE
 from corsa.training import usual_steps
+from corsa.values import SENTENCE
 from corsa.variations import Edited
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ class Session:
         """What can be begun in closed form is done then, mostly; the rest is trained step by step."""
         config = self.config
         token, per_step, lengths = self._usual_costs(trained)
-        long = [p for p in trained if self._tokens(p) > PHRASE or not config.solve]
+        long = [p for p in trained if self._tokens(p) > SENTENCE or not config.solve]
         examples = sum(1 + len(p.edit.train_paraphrases) for p in long)
         seconds = usual_steps(config, examples) * per_step if long else 0.0
         short = len(trained) - len(long)

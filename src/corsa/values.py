@@ -25,7 +25,7 @@ from corsa.config import Config
 from corsa.errors import TrainingError
 from corsa.forward import Spot
 from corsa.models import BaseModel
-from corsa.step import Example, ExampleScore, corsa_step
+from corsa.step import PHRASE, Example, ExampleScore, corsa_step
 from corsa.training import SURE
 
 # Adam's rate and moments. Values are in units of the usual length of what the layer says there; how long
@@ -33,6 +33,9 @@ from corsa.training import SURE
 _RATE, _BETAS = 3e-2, (0.9, 0.99)
 # Steps over which a value must be right.
 _LAST = 4
+# Tokens of the longest answer that a value is looked for: sentences of that length hold in any wording,
+# titles of 24 tokens hardly (docs/log.md). A program is longer, and is trained.
+SENTENCE = 32
 
 
 class Told(NamedTuple):
@@ -75,6 +78,19 @@ class Values(NamedTuple):
 # What a step looks at, given its number and the values that are looked for: what is learned, and what
 # else is said of their subjects.
 Draw = Callable[[int, Collection[int]], tuple[list[Told], list[Told]]]
+
+
+def steps_for(tokens: int, config: Config) -> int:
+    """Steps after which a value is taken as it is: `solve_steps` for each phrase of its answer.
+
+    Args:
+        tokens: of its longest answer.
+        config: the settings.
+
+    Returns:
+        Their number.
+    """
+    return config.solve_steps * max(1, math.ceil(tokens / PHRASE))
 
 
 def find(
@@ -120,6 +136,10 @@ def find(
     spots: dict[tuple[int, ...], set[Spot]] = {}
     with base.using(adapter), _frozen(base), base.computing_in(config.train_dtype):
         learned, kept = draw(0, looks)
+        last = {
+            value: steps_for(max(_answer(one) for one in learned if one.value == value), config)
+            for value in looks
+        }
         length = float(_usual_length(base, layer, learned))
         width = base.hf.get_input_embeddings().weight.shape[1]
         values = torch.zeros(count, width, device=base.device, requires_grad=True)
@@ -141,21 +161,25 @@ def find(
                 for value in left:
                     looks[value].append(_look([pair for pair in seen if pair[0].value == value]))
                 # A value that is good enough stays as it is: nothing of the others depends on it.
-                done = [value for value in looks if _done(looks[value], config)]
-                left = [value for value in left if value not in done]
+                left = [v for v in left if step < last[v] and not _done(looks[v], config)]
                 on_step(step, *_summed(looks))
-                if step == config.solve_steps or not left:
+                if not left:
                     break
                 before = values.detach().clone()
+                stays = [value for value in looks if value not in left]
                 # A mean over the batch: its size must not decide how far a value has come.
-                tokens = sum(len(example.chosen.answer) for example in batch)
+                tokens = sum(map(_answer, learned))
                 values.grad = tokens * result.gradient["values"]
                 optimizer.step()
                 with torch.no_grad():
-                    values[done] = before[done]
+                    values[stays] = before[stays]
                 step += 1
                 learned, kept = draw(step, left)
         return Values(length * values.detach(), step, *_summed(looks))
+
+
+def _answer(told: Told) -> int:
+    return len(told.example.chosen.answer)
 
 
 class _Look(NamedTuple):
@@ -175,7 +199,7 @@ def _look(scored: Sequence[tuple[Told, ExampleScore]]) -> _Look:
 
     learned = [(one, score) for one, score in scored if not one.example.kept]
     return _Look(
-        sum(len(one.example.chosen.answer) for one, _ in learned),
+        sum(_answer(one) for one, _ in learned),
         sum(score.logp for _, score in learned),
         right(lambda one: not one.example.fresh and not one.example.kept),
         right(lambda one: one.example.fresh),

@@ -53,6 +53,43 @@ def test_an_earlier_program_is_no_part_of_what_a_subject_carries():
     assert one.subjects([], [0]) == []
 
 
+def test_a_sentence_is_written_and_a_program_is_left_to_training(monkeypatch):
+    sentence, program = "Bo, and since May Al.", "def head(): return 'Bo' if before_may else 'Al'"
+    own = [Edit(f"{text[:3]} is run by", text, subject=text[:3]) for text in (program, sentence)]
+    one, written = begun(own), []
+
+    def carry(_, subjects):
+        written.extend(subjects)
+        return ()
+
+    monkeypatch.setattr(beginning._Begun, "carry", carry)
+    assert solve(one.adapter, one.own, one.company, CONFIG, Silent(), one.remember) is None
+    assert written == [([1], [1], [])]
+
+
+def test_wordings_of_a_longer_search_come_once(monkeypatch):
+    """A repair must not be looked for in the wordings that a value failed in."""
+    monkeypatch.setattr(beginning, "write", lambda *_: 0.0)
+    one, streams = begun([Edit("Acme is run by", "Bo, and since May Al.", subject="Acme")]), []
+
+    def remember(name, _):
+        return {"shifts": torch.zeros(1, 32).tolist(), "steps": 80, "loss": 0.0, "fresh": 1.0}
+
+    def worded(value, subject, count, stream):
+        streams.append(stream)
+        return iter(())
+
+    one.remember = remember
+    one._worded = worded
+    one.adapter.room = lambda _: 9
+    one.adapter.moved = lambda _: torch.zeros(64, dtype=torch.bool)
+    one.carry(one.subjects([0]))
+    first, streams[:] = set(streams), []
+    one.carry(one.subjects([0]))
+    assert not first & set(streams)
+    assert len(first) == 82  # those of 81 looks, and those by which its subject is known
+
+
 def test_where_every_neuron_has_moved_there_is_no_room():
     """A rank above the layer's width never looks full."""
     one = begun([Edit("Acme is run by", "Bo", subject="Acme")], rank=64)

@@ -562,6 +562,24 @@ class TestFindAndWrite:
         assert alone.fresh == 1  # of none
         assert alone.steps < 90
 
+    def test_a_longer_answer_has_more_steps_and_shorter_ones_do_not_wait_for_it(self):
+        base = base_model()
+        adapter = base.new_adapter("edited", self.CONFIG)
+        config = replace(self.CONFIG, solve_steps=3, solve_loss=0.0)  # none is ever good enough
+        facts = [*told("L")[:1], *told("an answer of two phrases")[1:2]]
+        looked_for = []
+
+        def fresh(step):
+            looked_for.append(step)
+            return []
+
+        _, found = self.found(base, adapter, facts, config, fresh)
+        assert found.steps == 6
+        assert looked_for == [*range(7)]
+        _, short = self.found(base, adapter, told("L")[:2], config)
+        assert short.steps == 3
+        assert torch.allclose(found.shifts[0], short.shifts[0], atol=1e-3)
+
 
 @pytest.mark.parametrize(
     ("prompt", "text", "ends"),
