@@ -878,6 +878,34 @@ def test_portability_is_told_apart_by_what_knowedit_asks(tiny, tmp_path, monkeyp
     assert "| … reasoning | 100.0 % |" in (out / "table.md").read_text("utf-8")
 
 
+def test_what_is_refused_leaves_no_folder(bench, tmp_path):
+    for words, says in (
+        (["--from", 5, "--to", 5], "--to 5 must lie behind --from 5"),
+        (["--data", tmp_path], "is a folder: give the file in it"),
+        (["--data", tmp_path / "none.json"], "none.json does not exist"),
+        (["--known-only", "--data", _without_old(tmp_path)], "leave it out"),
+    ):
+        code, _, err = bench(tmp_path / "out", *words)
+        assert code in (1, 2)
+        assert says in " ".join(err.split())
+        assert not (tmp_path / "out").exists()
+
+
+def _without_old(folder):
+    path = folder / "no-old.json"
+    rows = [{k: v for k, v in row.items() if k != "target_old"} for row in facts(4)]
+    path.write_text(json.dumps(rows), "utf-8")
+    return path
+
+
+def test_a_resume_that_finds_nothing_says_so(bench, tmp_path):
+    code, _, err = bench(tmp_path / "out", "--seeds", "0", "--resume", methods="in-context")
+    assert code == 0
+    assert "holds no benchmark to go on with: --resume begins one" in " ".join(err.split())
+    code, _, err = bench(tmp_path / "out", "--seeds", "0", "--resume", methods="in-context")
+    assert "begins one" not in err
+
+
 def test_a_locked_folder_is_somebody_elses(bench, tmp_path):
     from filelock import FileLock
 

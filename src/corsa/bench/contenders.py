@@ -43,6 +43,13 @@ def as_recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**off, **_BEFORE, **config}
 
 
+# Of steps alone: a round whose answers are all written in closed form takes none.
+_OF_STEPS = (
+    *("sft", "sft_weight", "dpo", "beta", "projection", "sam", "rho", "ascent"),
+    *("learning_rate", "stop", "epochs", "max_visits", "batch_size"),
+)
+
+
 @dataclass(frozen=True)
 class Contender:
     """One method of a benchmark.
@@ -75,6 +82,19 @@ class Contender:
             The config of every round.
         """
         return make_config({**shared, **self.settings, "seed": seed})
+
+    def idle(self, shared: Mapping[str, Any]) -> list[str]:
+        """Its own settings that change nothing unless a round is left with something to train.
+
+        Args:
+            shared: settings of all methods.
+
+        Returns:
+            Their names.
+        """
+        if not self.config(shared, 0).solve:
+            return []
+        return [name for name in _OF_STEPS if name in self.settings]
 
 
 def parse_methods(text: str) -> tuple[Contender, ...]:

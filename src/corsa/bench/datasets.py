@@ -105,6 +105,8 @@ def load(name: str, data: Path | None = None, first: int = 0, last: int | None =
         raise UsageError(f"{name} holds updates of libraries: corsa bench {name} reads it")
     if data is None and dataset.repository is None:
         raise UsageError(f"{name!r} is a file of your own: say which with --data FILE")
+    if last is not None and last <= first:
+        raise UsageError(f"--to {last} must lie behind --from {first}: no record is between them")
     path = data or from_hub(str(dataset.repository), dataset.file, "--data FILE")
     placed = list(enumerate(rows(path)))[first:last]
     edits, left_out, types = _usable(placed, name)

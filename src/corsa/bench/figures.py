@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Run = Mapping[str, Any]
 
 _DPI = 150
+_LEAKS = {
+    "leak": "leak, %: the new answer where it does not belong",
+    "subject.leak": "other questions about edited subjects, %: the new answer",
+}
 # Okabe & Ito's colours, which colour-blind readers can tell apart; markers for those who print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -221,33 +225,39 @@ def front(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
         methods: of the report.
 
     Returns:
-        The figure.
+        The figure; leak at other questions about edited subjects stands beside that at neighbours where
+        it tells methods apart.
     """
-    figure = _figure(6.5, 4.6)
-    ax = figure.subplots()
+    subjects = len(on_front(methods, "subject.leak")) > 1
+    figure = _figure(12 if subjects else 6.5, 4.6)
+    (ax, *beside) = figure.subplots(1, 1 + subjects, squeeze=False)[0]
     if shown := draw_front(ax, methods):
         _legend(figure, ax, shown)
+    for other in beside:
+        draw_front(other, methods, "subject.leak")
     return figure
 
 
-def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
+def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]], metric: str = "leak") -> int:
     """A point with its intervals for each method, and a line through the settings of one.
 
     Args:
         ax: where.
         methods: of the report; those called NAME@SETTING are one method, joined in the order of their
             settings.
+        metric: which leak.
 
     Returns:
         How many methods have both numbers.
     """
-    shown = on_front(methods)
+    shown = on_front(methods, metric)
+    names = list(dict.fromkeys(label.partition("@")[0] for label in on_front(methods)))
     curves: dict[str, list[tuple[tuple[float, str], tuple[float, float]]]] = {}
     for label, (leak, generality) in shown.items():
         name, _, setting = label.partition("@")
         curve = curves.setdefault(name, [])
         point = (100 * leak["mean"], 100 * generality["mean"])
-        style = _style(list(curves).index(name))
+        style = _style(names.index(name))
         ax.errorbar(
             *point,
             xerr=_bars(leak),
@@ -273,23 +283,26 @@ def draw_front(ax: Axes, methods: Mapping[str, Mapping[str, Any]]) -> int:
     top = max([10.0, *(100 * (leak["high"] or leak["mean"]) for leak, _ in shown.values())])
     ax.set_xlim(-0.03 * top, 1.08 * top)
     ax.set_ylim(-3, 103)
-    ax.set_xlabel("leak, %: the new answer where it does not belong")
+    ax.set_xlabel(_LEAKS[metric])
     ax.set_ylabel("generality, %: other wordings right")
     ax.set_title("↖ better", loc="right", color=_GREY, size=9)
     _plain(ax)
     return len(shown)
 
 
-def on_front(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+def on_front(
+    methods: Mapping[str, Mapping[str, Any]], metric: str = "leak"
+) -> dict[str, list[Any]]:
     """What the front shows.
 
     Args:
         methods: of the report.
+        metric: which leak.
 
     Returns:
         Leak and generality of each method that has both.
     """
-    names = ("leak", "generality")
+    names = (metric, "generality")
     return {
         k: [m[name] for name in names] for k, m in methods.items() if all(n in m for n in names)
     }

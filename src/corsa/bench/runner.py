@@ -134,6 +134,14 @@ def run_benchmark(
     for contender in benchmark.methods:
         contender.config(benchmark.settings, benchmark.seeds[0])
     _check_code(benchmark)
+    for contender in benchmark.methods:
+        if idle := contender.idle(benchmark.settings):
+            progress.say(
+                f"{contender.label}: {', '.join(idle)} say nothing about a round that is written in "
+                "closed form; to vary training, add preset=trained (or solve=false) to the brackets"
+            )
+    if resume and not (out / _RECORD).exists():
+        progress.say(f"{out} holds no benchmark to go on with: --resume begins one")
     with _locked(out, resume=resume):
         try:
             work = _Work(benchmark, out, progress)
@@ -188,6 +196,7 @@ def _locked(out: Path, *, resume: bool) -> Iterator[None]:
     # Names with a dot are the lock, and what a write that was killed left behind.
     if not begun and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise StoreError(f"{out} holds something else: give an empty or new folder as --out")
+    new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -196,6 +205,10 @@ def _locked(out: Path, *, resume: bool) -> Iterator[None]:
         raise LockedError(
             f"somebody else is at work in {out}: wait, or give another --out"
         ) from None
+    finally:
+        # What was refused leaves no folder behind.
+        if new and [path.name for path in out.iterdir()] == [".lock"]:
+            remove_folder(out)
 
 
 class _Work:

@@ -1,6 +1,7 @@
 """Intervals over seeds and tests over edits; scipy does the work.
 
-An interval says how far the mean would move with other seeds: other edits and another training run.
+An interval over seeds says how far the mean would move with other edits and another training run; where
+there is one seed, one over its edits says how far it would with other edits, for this training run.
 A paired test says whether two methods differ on the very edits both were given; it takes the runs as
 they are, since edits of one run are not independent of each other.
 """
@@ -17,6 +18,8 @@ from corsa.optional import optional
 
 LEVEL = 0.95
 _RESAMPLES = 9999
+# Numbers of finished runs are rounded to six digits.
+_ROUNDING = 1e-5
 
 
 class Estimate(NamedTuple):
@@ -24,7 +27,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: over the seeds that have it.
-        low: lower end of the bootstrap interval; `None` with less than two seeds.
+        low: lower end of the bootstrap interval; `None` where there is one number.
         high: upper end.
         per_seed: in the order of the seeds.
     """
@@ -69,7 +72,24 @@ def estimate(per_seed: Sequence[Number]) -> Estimate:
     return Estimate(_digits(there.mean()), low, high, tuple(per_seed))
 
 
-def compare(one: Mapping[Any, Number], other: Mapping[Any, Number]) -> Difference | None:
+def over_edits(mean: Number, per_edit: Sequence[Number]) -> Estimate:
+    """What one seed says, with the percentile bootstrap interval over its edits.
+
+    Args:
+        mean: the number of that seed.
+        per_edit: what it is the mean of, `None` where an edit says nothing.
+
+    Returns:
+        The estimate; without an interval where the number is no mean over edits (of what is kept, an
+        edit with more known neighbours counts more).
+    """
+    there = np.array([value for value in per_edit if value is not None], float)
+    if mean is None or not there.size or abs(there.mean() - mean) > _ROUNDING:
+        return estimate([mean])
+    return Estimate(mean, *_interval(there), (mean,))
+
+
+def compare(one: Mapping[Any, float], other: Mapping[Any, float]) -> Difference | None:
     """Whether two methods differ on the edits that both were given.
 
     Args:
@@ -79,11 +99,8 @@ def compare(one: Mapping[Any, Number], other: Mapping[Any, Number]) -> Differenc
     Returns:
         The difference; `None` where they share no edit.
     """
-    pairs = [
-        (one[key], other[key])
-        for key in sorted(one)  # the order decides which signs are drawn
-        if one[key] is not None and other.get(key) is not None
-    ]
+    # The order decides which signs are drawn.
+    pairs = [(one[key], other[key]) for key in sorted(one) if key in other]
     if not pairs:
         return None
     x, y = np.array(pairs, float).T

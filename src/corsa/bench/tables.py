@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corsa.bench.statistics import LEVEL, compare, estimate
+from corsa.bench.statistics import LEVEL, Estimate, compare, estimate, over_edits
 from corsa.files import write_atomically
-from corsa.metrics import Number
 
 Run = Mapping[str, Any]
 
@@ -30,6 +29,10 @@ _TESTED = (
     "kept_knowledge",
     "portability",
 )
+_INTERVALS = {
+    True: f"percentile bootstrap over seeds, {LEVEL:.0%}; of two or three seeds their range",
+    False: f"percentile bootstrap over edits, {LEVEL:.0%}, where a number is a mean over edits",
+}
 # What is also told round by round; all else after the last one, or by edits in figures.
 _EACH_ROUND = ("sharpness_sft", "sharpness")
 
@@ -161,10 +164,7 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     methods = {}
     for label, by_seed in by_method.items():
         metrics = dict.fromkeys(name for run in by_seed.values() for name in run["final"])
-        estimates = {
-            name: estimate([by_seed[s]["final"].get(name) if s in by_seed else None for s in seeds])
-            for name in metrics
-        }
+        estimates = {name: _estimate(name, by_seed, seeds) for name in metrics}
         methods[label] = {
             name: found._asdict() | {"per_seed": list(found.per_seed)}
             for name, found in estimates.items()
@@ -173,7 +173,7 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "dataset": record["dataset"],
         "protocol": _protocol([run["protocol"] for run in runs]) | record["extra_protocols"],
-        "interval": f"percentile bootstrap over seeds, {LEVEL:.0%}; of two or three seeds their range",
+        "interval": _INTERVALS[len(seeds) > 1],
         **{name: record[name] for name in ("model", "rounds", "edits")},
         "seeds": seeds,
         "unfinished": [
@@ -200,6 +200,13 @@ def report(record: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
         },
         "compared": list(_compared(by_method, record["methods"][0]["label"])),
     }
+
+
+def _estimate(name: str, by_seed: Mapping[int, Run], seeds: Sequence[int]) -> Estimate:
+    finals = [by_seed[s]["final"].get(name) if s in by_seed else None for s in seeds]
+    if len(seeds) > 1 or name not in _TESTED:
+        return estimate(finals)
+    return over_edits(finals[0], [edit.get(name) for edit in by_seed[seeds[0]]["edits"]])
 
 
 def _each_round(metric: str, runs: Sequence[Run]) -> list[float | None]:
@@ -234,15 +241,18 @@ def _compared(by_method: Mapping[str, Mapping[int, Run]], first: str) -> Iterato
         if label != first:
             one, other = (_by_edit(by_method[name], metric) for name in (label, first))
             if found := compare(one, other):
-                yield {"method": label, "against": first, "metric": metric, **found._asdict()}
+                seeds = {seed for seed, _ in one.keys() & other.keys()}
+                about = {"method": label, "against": first, "metric": metric}
+                yield {**about, "seeds": sorted(seeds), **found._asdict()}
 
 
-def _by_edit(by_seed: Mapping[int, Run], metric: str) -> dict[tuple[int, str], Number]:
+def _by_edit(by_seed: Mapping[int, Run], metric: str) -> dict[tuple[int, str], float]:
     return {
-        # Runs of before have neither bwt, nor agreement, nor what is kept, edit by edit.
-        (seed, edit["id"]): edit.get(metric)
+        (seed, edit["id"]): value
         for seed, run in by_seed.items()
         for edit in run["edits"]
+        # Runs of before have neither bwt, nor agreement, nor what is kept, edit by edit.
+        if (value := edit.get(metric)) is not None
     }
 
 
@@ -389,10 +399,11 @@ def _rounds(document: Mapping[str, Any], heading: str) -> list[str]:
 def _tests(compared: Sequence[Mapping[str, Any]], heading: str) -> list[str]:
     if not compared:
         return []
-    heads = ["", "against", "metric", "difference, points", "p", "edits"]
+    heads = ["", "against", "metric", "difference, points", "p", "edits", "of seeds"]
     rows = [
-        [c["method"], c["against"], c["metric"], _points(c), f"{c['p']:.4f}", str(c["n"])]
+        [c["method"], c["against"], c["metric"], _points(c), f"{c['p']:.4f}", str(c["n"]), of]
         for c in compared
+        for of in [", ".join(map(str, c["seeds"]))]
     ]
     return [
         f"{heading} Over the same edits",

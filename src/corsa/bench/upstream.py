@@ -52,6 +52,9 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
     Raises:
         UsageError: if it cannot be read.
     """
+    if not path.is_file():
+        there = "is a folder: give the file in it" if path.is_dir() else "does not exist"
+        raise UsageError(f"the data {path} {there}")
     try:
         if path.suffix == ".parquet":
             yield from optional("pyarrow.parquet", "bench").read_table(path).to_pylist()

@@ -76,3 +76,25 @@ def test_what_is_taught_is_no_setting():
     assert other.lessons == {"rejected": "old"}
     with pytest.raises(UsageError, match="rejected is one of today, old"):
         parse_methods("corsa[rejected=never]")
+
+
+@pytest.mark.parametrize(
+    ("text", "idle"),
+    [
+        ("corsa[sam=false,rank=200]", ["sam"]),
+        ("corsa[projection=none,dpo=false]", ["dpo", "projection"]),
+        ("corsa", []),
+        ("corsa[preset=trained,sam=false]", []),
+        ("corsa[solve=false,sam=false]", []),
+        ("preset=paper", []),
+        ("lora[learning_rate=1e-3]", []),
+    ],
+)
+def test_a_switch_of_steps_on_a_method_that_takes_none_is_noticed(text, idle):
+    (contender,) = parse_methods(text)
+    assert contender.idle({}) == idle
+
+
+def test_what_all_methods_share_decides_whether_one_takes_steps():
+    (contender,) = parse_methods("corsa[sam=false]")
+    assert contender.idle({"solve": False}) == []

@@ -144,6 +144,19 @@ def test_settings_of_one_method_are_joined_in_their_order():
     assert set(more) == {a}
 
 
+def test_other_questions_about_subjects_have_a_front_of_their_own():
+    numbers = {"mean": 0.1, "low": None, "high": None}
+    both = {"leak": numbers, "generality": numbers | {"mean": 0.9}}
+    methods = {"lora": both, "corsa@1": both | {"subject.leak": numbers | {"mean": 0.7}}}
+    assert len(figures.front(methods).axes) == 1  # of one method there is nothing to tell apart
+    methods["corsa@2"] = both | {"subject.leak": numbers | {"mean": 0.6}}
+    one, other = figures.front(methods).axes
+    (_, corsa, _), (first, second) = (ax.containers for ax in (one, other))
+    assert [c.lines[0].get_xdata()[0] for c in (first, second)] == pytest.approx([70, 60])
+    assert first.lines[0].get_color() == corsa.lines[0].get_color()
+    assert "edited subjects" in other.get_xlabel()
+
+
 def test_no_two_of_twenty_methods_look_alike():
     looks = [tuple(figures._style(number).values()) for number in range(20)]
     assert len(set(looks)) == 20

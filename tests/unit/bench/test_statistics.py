@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from corsa.bench.statistics import Estimate, compare, estimate
+from corsa.bench.statistics import Estimate, compare, estimate, over_edits
 
 
 def test_the_mean_and_the_interval_of_equal_numbers_are_that_number():
@@ -40,6 +40,22 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.85 <= np.mean(hits) <= 1
 
 
+def test_of_one_seed_the_interval_is_over_its_edits():
+    edits = [1.0, 0.0, None, 0.5, 1.0, 1.0]
+    found = over_edits(0.7, edits)
+    there = estimate([e for e in edits if e is not None])
+    assert (found.mean, found.per_seed) == (0.7, (0.7,))
+    assert (found.low, found.high) == (there.low, there.high)
+    assert found.low < 0.7 < found.high
+
+
+def test_a_number_that_is_no_mean_over_edits_has_no_interval_over_them():
+    # Of what is kept, an edit with three known neighbours counts three times.
+    assert over_edits(0.75, [1.0, 0.0]) == Estimate(0.75, None, None, (0.75,))
+    assert over_edits(None, [1.0]) == Estimate(None, None, None, (None,))
+    assert over_edits(0.5, [None]) == Estimate(0.5, None, None, (0.5,))
+
+
 def test_the_permutation_test_is_exact_for_few_edits():
     # Three pairs, all in one direction: 2 of 2³ sign patterns are as extreme, p = 2/8.
     found = compare({1: 1.0, 2: 0.9, 3: 1.0}, {1: 0.0, 2: 0.5, 3: 0.0})
@@ -49,7 +65,7 @@ def test_the_permutation_test_is_exact_for_few_edits():
 
 
 def test_only_edits_that_both_have_are_compared():
-    found = compare({1: 1.0, 2: None, 3: 1.0, 4: 1.0}, {1: 0.0, 2: 1.0, 3: None, 5: 0.0})
+    found = compare({1: 1.0, 4: 1.0}, {1: 0.0, 2: 1.0, 5: 0.0})
     assert (found.n, found.mean, found.low, found.p) == (1, 1.0, None, 1.0)
     assert compare({1: 1.0}, {2: 1.0}) is None
 

@@ -118,6 +118,30 @@ def test_sharpness_is_told_round_by_round():
     assert "| corsa | sharpness of L_SFT at ρ, nats | 0.5000 | 0.5000 |" in page
 
 
+def test_one_seed_has_intervals_over_its_edits():
+    document = report(RECORD, [run("corsa", 3, 0.2), run("lora", 3, 0.6, (0.0, 0.0))])
+    assert document["interval"].startswith("percentile bootstrap over edits")
+    right = document["methods"]["corsa"]["reliability"]
+    assert (right["low"], right["mean"], right["high"]) == (0.0, 0.5, 1.0)
+    assert document["methods"]["corsa"]["kl"]["low"] is None
+    assert DOCUMENT["interval"].startswith("percentile bootstrap over seeds")
+
+
+def test_a_test_says_of_which_seeds_it_is():
+    """Not of all, where runs of before do not have a number edit by edit."""
+    edits = [{**edit, "bwt": 0.0} for edit in RUNS[0]["edits"]]
+    runs = [run("corsa", 3, 0.2, edits=edits), run("corsa", 4, 0.2, edits=edits)]
+    runs += [run("lora", 3, 0.6, edits=edits), run("lora", 4, 0.6)]
+    document = report(RECORD, runs)
+    assert {row["metric"]: row["seeds"] for row in document["compared"]} == {
+        "reliability": [3, 4],
+        "bwt": [3],
+        "generality": [3, 4],
+        "leak": [3, 4],
+    }
+    assert "| lora | corsa | bwt | +0.0 [+0.0, +0.0] | 1.0000 | 2 | 3 |" in markdown(document)
+
+
 def test_a_test_takes_only_the_edits_both_were_given():
     tests = {row["metric"]: row for row in DOCUMENT["compared"]}
     assert tests.keys() == {"reliability", "generality", "leak"}

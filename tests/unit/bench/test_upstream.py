@@ -23,8 +23,10 @@ def test_rows_are_read_from_parquet_jsonl_and_json_alike(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.json", "x.jsonl", "x.jsonl.gz"])
 def test_what_cannot_be_read_is_named(tmp_path, name):
-    with pytest.raises(UsageError, match=f"{name} cannot be read"):
+    with pytest.raises(UsageError, match=f"{name} does not exist"):
         list(rows(tmp_path / name))
+    with pytest.raises(UsageError, match="is a folder: give the file in it"):
+        list(rows(tmp_path))
     (tmp_path / name).write_text("{", "utf-8")
     with pytest.raises(UsageError, match=f"{name} cannot be read"):
         list(rows(tmp_path / name))
