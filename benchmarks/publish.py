@@ -106,7 +106,7 @@ PLANNED = {
         Block(
             "ablations-with-questions",
             "Ablations with questions among the fresh wordings",
-            ("trained", "contrast-dpo", "one-sided"),
+            ("trained", "contrast-dpo", "one-sided", "no-sft"),
         ),
         Block(
             "remembering",
