@@ -160,6 +160,11 @@ PLANNED = {
             ),
         ),
         Block(
+            "retrieved",
+            "How many facts retrieval puts into the prompt",
+            ("retrieval@4", "retrieval@1", "retrieval@2"),
+        ),
+        Block(
             "epochs",
             "Learning rates at the paper's ten epochs",
             tuple(
