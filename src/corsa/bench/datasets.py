@@ -112,7 +112,11 @@ def load(name: str, data: Path | None = None, first: int = 0, last: int | None =
     edits, left_out, types = _usable(placed, name)
     if not edits:
         why = f": {left_out[0].record}: {left_out[0].why}" if left_out else ""
-        raise UsageError(f"{path} has no usable record from {first} to {last or 'its end'}{why}")
+        others = [other for other in DATASETS if placed and _fits(other, placed[0])]
+        hint = f"; it reads as {' or '.join(others)}" if others else ""
+        raise UsageError(
+            f"{path} has no usable record from {first} to {last or 'its end'}{why}{hint}"
+        )
     source = {
         "name": name,
         "file": path.name if data else f"{dataset.repository}/{dataset.file}",
@@ -152,6 +156,11 @@ def _usable(
         kept = [row for row in kept if row.where not in faults]
     # One by one: a probe must not go because it is the prompt of a record nobody draws.
     return [edit_from_record(row.value, row.where) for row in kept], left_out, types
+
+
+def _fits(name: str, placed: tuple[int, Mapping[str, Any]]) -> bool:
+    """Whether a record is in the layout of a data set of facts."""
+    return not DATASETS[name].code and bool(_usable([placed], name)[0])
 
 
 # --- Layouts --------------------------------------------------------------------------------------

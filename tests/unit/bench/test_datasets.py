@@ -172,6 +172,19 @@ def test_a_row_of_another_layout_is_said_to_be_one(tmp_path):
         load("zsre", path)
 
 
+def test_a_file_of_another_data_set_says_which_it_reads_as(tmp_path):
+    path = write(tmp_path / "cf.json", [counterfact(1)])
+    with pytest.raises(UsageError, match=r"; it reads as counterfact or facts$"):
+        load("zsre", path)
+    path = write(tmp_path / "zsre.json", [zsre(1)])
+    with pytest.raises(UsageError, match=r"; it reads as zsre$"):
+        load("counterfact", path)
+    path = write(tmp_path / "nothing.json", [{"x": 1}])
+    with pytest.raises(UsageError) as said:
+        load("counterfact", path)
+    assert "reads as" not in str(said.value)
+
+
 @pytest.mark.parametrize("text", ["", "[", '{"a": 1}', "[1]"])
 def test_a_file_that_is_no_list_of_records_is_refused(tmp_path, text):
     path = tmp_path / "broken.json"

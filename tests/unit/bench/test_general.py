@@ -160,7 +160,9 @@ def test_what_the_base_answers_is_computed_once(tmp_path):
 def test_missing_data_is_named(tmp_path, measure):
     base = base_model()
     path = tmp_path / "nowhere.jsonl"
-    with pytest.raises(UsageError, match=r"nowhere\.jsonl (does not exist|cannot be read: .*No such file)"):
+    with pytest.raises(
+        UsageError, match=r"nowhere\.jsonl (does not exist|cannot be read: .*No such file)"
+    ):
         measure(finished(base=base, after=ModelAnswerer(base, "edited"), data=path))
 
 
