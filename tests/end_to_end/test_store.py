@@ -509,7 +509,7 @@ def test_a_dry_run_counts_what_is_solved_for_and_what_is_left_to_training(
     monkeypatch.setattr(Session, "_seconds_per_reply", lambda _: 0.0)
     store, config = Store.open(tmp_path / "store", tiny), make_config(SOLVED)
     short = [{"prompt": f"{name} is", "target_new": "B", "subject": name} for name in "QRS"]
-    long = {"prompt": "Z is", "target_new": "far more than a phrase", "subject": "Z"}
+    long = {"prompt": "Z is", "target_new": "far more than a sentence of 32 tokens", "subject": "Z"}
     solved = beginning.usual_beginning(config, 3, 10.0, 4.0)
     assert store.plan(short, **SOLVED).seconds == pytest.approx(solved)
     trained = usual_steps(config, 1) * 3600.0
