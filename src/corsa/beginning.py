@@ -168,7 +168,7 @@ class _Begun:
 
     def subjects(self, own: Sequence[int], earlier: Iterable[int] = ()) -> list[_Subject]:
         """The subjects of some own prompts and earlier edits, with all that is told of them."""
-        company = self.company
+        company, chat = self.company, self.adapter.base.chat
         groups: dict[str, _Subject] = {}
         for i in own:
             group = groups.setdefault(_key(company.own[i]), _Subject([], [], []))
@@ -180,17 +180,9 @@ class _Begun:
         for i, edit in enumerate(company.earlier):
             its = groups.get(_key(edit))
             # One vector says no program: it was trained, and is left to training.
-            if its and self._tokens(edit) <= SENTENCE:
+            if its and len(chat.exchange(edit.prompt, edit.target_new).answer) <= SENTENCE:
                 its.earlier.append(i)
         return [group for group in groups.values() if group.own or group.earlier]
-
-    def _tokens(self, edit: Edit) -> int:
-        return len(self.adapter.base.chat.exchange(edit.prompt, edit.target_new).answer)
-
-    def _longest(self, subject: _Subject) -> int:
-        """Tokens of the longest answer that its value must say."""
-        facts = [self.company.own[i] for i in subject.facts]
-        return max(map(self._tokens, [*facts, *(self.company.earlier[i] for i in subject.earlier)]))
 
     def earlier_right(self) -> list[bool]:
         """Which earlier edits are right."""
@@ -237,7 +229,8 @@ class _Begun:
     def _carried(self, subjects: Sequence[_Subject], site: Site) -> dict[str, Any]:
         adapter, config, progress = self.adapter, self.config, self.progress
         asked = [list(self._asked(value, subject)) for value, subject in enumerate(subjects)]
-        steps = steps_for(max(self._longest(subject) for subject in subjects), config)
+        answers = (one.example.chosen.answer for part in asked for one in part)
+        steps = steps_for(max(map(len, answers)), config)
         first, self._streams = self._streams, self._streams + steps + 2
 
         def worded(value: int, count: int, stream: int) -> Iterator[Told]:

@@ -33,8 +33,8 @@ from corsa.training import SURE
 _RATE, _BETAS = 3e-2, (0.9, 0.99)
 # Steps over which a value must be right.
 _LAST = 4
-# Tokens of the longest answer that a value is looked for: sentences of that length hold in any wording,
-# titles of 24 tokens hardly (docs/log.md). A program is longer, and is trained.
+# Tokens of the longest answer that a value is looked for: sentences of that length hold in packaged
+# wordings, titles of 24 tokens hardly (docs/log.md). A program is longer, and is trained.
 SENTENCE = 32
 
 

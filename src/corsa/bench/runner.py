@@ -134,7 +134,8 @@ def run_benchmark(
     for contender in benchmark.methods:
         contender.config(benchmark.settings, benchmark.seeds[0])
     _check_code(benchmark)
-    for contender in benchmark.methods:
+    code = benchmark.dataset in DATASETS and DATASETS[benchmark.dataset].code
+    for contender in () if code else benchmark.methods:  # programs are trained
         if idle := contender.idle(benchmark.settings):
             progress.say(
                 f"{contender.label}: {', '.join(idle)} say nothing about a round that is written in "
@@ -200,15 +201,16 @@ def _locked(out: Path, *, resume: bool) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            yield
+            try:
+                yield
+            finally:
+                # What was refused leaves no folder behind.
+                if new and [path.name for path in out.iterdir()] == [".lock"]:
+                    remove_folder(out)
     except Timeout:
         raise LockedError(
             f"somebody else is at work in {out}: wait, or give another --out"
         ) from None
-    finally:
-        # What was refused leaves no folder behind.
-        if new and [path.name for path in out.iterdir()] == [".lock"]:
-            remove_folder(out)
 
 
 class _Work:

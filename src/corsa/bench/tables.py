@@ -401,9 +401,11 @@ def _tests(compared: Sequence[Mapping[str, Any]], heading: str) -> list[str]:
         return []
     heads = ["", "against", "metric", "difference, points", "p", "edits", "of seeds"]
     rows = [
-        [c["method"], c["against"], c["metric"], _points(c), f"{c['p']:.4f}", str(c["n"]), of]
+        [
+            *(c["method"], c["against"], c["metric"], _points(c), f"{c['p']:.4f}", str(c["n"])),
+            ", ".join(map(str, c["seeds"])),
+        ]
         for c in compared
-        for of in [", ".join(map(str, c["seeds"]))]
     ]
     return [
         f"{heading} Over the same edits",
