@@ -138,8 +138,8 @@ def run_benchmark(
     for contender in () if code else benchmark.methods:  # programs are trained
         if idle := contender.idle(benchmark.settings):
             progress.say(
-                f"{contender.label}: {', '.join(idle)} say nothing about a round that is written in "
-                "closed form; to vary training, add preset=trained (or solve=false) to the brackets"
+                f"{contender.label}: a round that is written in closed form does not look at "
+                f"{', '.join(idle)}; to vary training, add preset=trained (or solve=false)"
             )
     if resume and not (out / _RECORD).exists():
         progress.say(f"{out} holds no benchmark to go on with: --resume begins one")

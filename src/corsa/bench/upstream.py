@@ -53,7 +53,11 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
         UsageError: if it cannot be read.
     """
     if not path.is_file():
-        there = "is a folder: give the file in it" if path.is_dir() else "does not exist"
+        there = (
+            "is a folder: give the file in it"
+            if path.is_dir()
+            else "does not exist: check the path"
+        )
         raise UsageError(f"the data {path} {there}")
     try:
         if path.suffix == ".parquet":
