@@ -26,7 +26,7 @@ from corsa.values import SENTENCE, Told, find, steps_for
 # wordings by which its last token is known, and about names that are nearly the subject; wordings of an
 # earlier edit at which nothing may change; wordings that were not solved for, by which it is told
 # whether an edit is general.
-_SAME_SUBJECT, _KEPT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 4, 90, 100, 2, 2
+_SAME_SUBJECT, _KEPT, _KEYS, _NEAR, _EARLIER, _UNSEEN = 2, 4, 180, 100, 2, 2
 # Share of a layer's rank up to which it is given neurons before the next layer is: as much again makes
 # up for those that are given away.
 _MADE_UP = 0.5

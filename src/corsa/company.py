@@ -23,6 +23,7 @@ from corsa.memory import remembered
 from corsa.models import BaseModel
 from corsa.naming import with_subject
 from corsa.progress import Progress
+from corsa.siblings import sibling_name, siblings
 from corsa.step import Example
 from corsa.variations import (
     Edited,
@@ -49,6 +50,8 @@ _REMARKS, _PASSAGE_TOKENS = 4, 32
 _ANY = (0,)
 # Tokens of a passing remark and of a packaged prompt, for an estimate.
 _REMARK_TOKENS, _POOL_TOKENS = 18, 12
+# Siblings of each word of a name, for names that are nearly it.
+_SIBLINGS = 12
 # Own prompts about other subjects that are made of each edit, to draw from.
 _STRANGERS = 9
 # Draws after which no other subject is looked for: every one was edited.
@@ -213,15 +216,17 @@ class Company:
         return {prompt: x for prompt, x in given if subject and contains(prompt, subject)}
 
     def near(self, index: int, count: int, *, earlier: bool) -> list[tuple[str, str]]:
-        """Fresh wordings of an edit about names that end as its subject does, or begin so.
+        """Fresh wordings of an edit about names that are nearly its subject.
 
         Args:
             index: of the edit.
-            count: how many are tried; half as many again of those that differ in their numbers alone.
+            count: how many are tried: half of them names with words that the model takes for alike, the
+                others such as end as the subject does, or begin so; half as many again of those that
+                differ in their numbers alone.
             earlier: it is one of the earlier edits.
 
         Returns:
-            Prompts with the name that each is about; none where the subject is one word without digits.
+            Prompts with the name that each is about; none where no such name is found.
         """
         topics, edits = (self.earlier_topics, self.earlier) if earlier else (self.topics, self.own)
         if not topics or not topics[index].likes:
@@ -236,6 +241,8 @@ class Company:
             words = topic.subject.split()
             names = near_misses(topic.subject, other, rng)
             names += [f"{other} {words[-1]}"] if len(words) > 1 else []
+            if draw % 2 and (alike := sibling_name(topic.subject, self._siblings, rng)):
+                names = [alike]
             shape = self._wording(edit, topic, rng) if names else None
             if shape is not None and shape.open:
                 name = names[int(rng.integers(len(names)))]
@@ -410,6 +417,12 @@ class Company:
             for number, topic in enumerate(self.topics)
             for rng in [np.random.default_rng([seed, _ROUND, number])]
         ]
+
+    @cached_property
+    def _siblings(self) -> dict[str, list[str]]:
+        topics = [*self.topics, *self.earlier_topics]
+        words = [word for topic in topics for word in topic.subject.split()]
+        return siblings(self.base, words, _SIBLINGS)
 
     @cached_property
     def _strangers(self) -> list[list[Exchange]]:

@@ -41,7 +41,7 @@ from corsa.values import Told, passes
 
 # λ above, and of it what names that are nearly the subject weigh; what an open gate lets through before
 # it is passed through `act`.
-_ELSEWHERE, _NEAR, _OPEN = 0.1, 0.01, 10.5
+_ELSEWHERE, _NEAR, _OPEN = 0.1, 0.03, 10.5
 # θ: this far below w · k of all but a few of the keys, by their share, and between two bounds. Other
 # names are below it; wordings that were not solved for are a little below those that were.
 _FEW, _BELOW, _LOWEST, _HIGHEST = 0.05, 0.1, 0.7, 0.8

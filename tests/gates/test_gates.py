@@ -57,7 +57,7 @@ ROWS = """
     readers ledger tree_attention memory bench.tables bench.figures bench.overlap
     forward bench.runs report.facts report.timeline report.figures report.page
     giving_back pending results step models report.of_store
-    null_space sparing
+    null_space sparing siblings
     training answerers report.of_bench
     evaluation company methods values bench.finished bench.upstream report
     solving

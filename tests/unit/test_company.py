@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from builders import base_model, random_adapter, settings
+from corsa import company as companies
 from corsa.company import Company, pool_prompts, usual_tokens
 from corsa.edits import Edit, Probe
 from corsa.matching import contains
@@ -420,6 +421,24 @@ def test_names_that_are_nearly_a_subject_end_or_begin_as_it_does_and_were_not_ed
     taken = Edit("Where is Garo Lund?", "Rome", subject=names[0])
     spared = company(base, own=[*ROUND, taken]).near(0, 60, earlier=False)
     assert names[0] not in [name for _, name in spared]
+
+
+def test_every_other_name_is_made_of_words_that_the_model_takes_for_alike(base, monkeypatch):
+    asked = []
+
+    def siblings(base, words, count):
+        asked.extend(words)
+        return {"Bells": ["Chimes", "Gongs"], "Beirut": ["Amman", "Lund"]}
+
+    monkeypatch.setattr(companies, "siblings", siblings)
+    taken = Edit("Where is Mira Lund?", "Rome", subject="Lund")
+    joining = company(base, own=[*ROUND, taken], earlier=[OLD])
+    names = [name for _, name in joining.near(0, 60, earlier=False)]
+    assert asked == ["Garo", "Bells", "Vex", "911", "Lund", "Beirut"]
+    alike = [name for name in names if name in ("Garo Chimes", "Garo Gongs")]
+    assert 0.3 < len(alike) / len(names) < 0.7
+    # A name of one word has others, too, but none that was edited.
+    assert {name for _, name in joining.near(0, 60, earlier=True)} == {"Amman"}
 
 
 @pytest.mark.parametrize("subject", ["Cup 2022", "Wardrobe 7"])

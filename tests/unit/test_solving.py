@@ -48,7 +48,7 @@ def test_detectors_are_least_squares():
     for value, own in enumerate(keys):
         others = [x for i, x in enumerate(keys) if i != value]
         rest = means(elsewhere, 0.1 / 3) + means(others, 0.1 / 6)
-        rest += means([near[value]] if len(near[value]) else [], 0.1 * 0.01)
+        rest += means([near[value]] if len(near[value]) else [], 0.1 * 0.03)
         rows = np.vstack(means([own], 1.0) + rest)
         right = np.zeros(len(rows))
         right[: len(own)] = np.sqrt(1 / len(own))
