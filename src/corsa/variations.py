@@ -48,6 +48,8 @@ _BESIDES = 2
 _OF_ANYTHING = (("What is ", " best known for?"), ("What can you tell me about ", "?"))
 # Another year lies at most so far away, and so often later.
 _YEARS_AWAY, _LATER = 40, 0.3
+# Of other numbers than years so many differ in one digit.
+_ONE_DIGIT = 0.5
 
 T = TypeVar("T")
 
@@ -242,9 +244,13 @@ def with_other_numbers(name: str, rng: np.random.Generator) -> str:
 
 
 def _another(number: str, rng: np.random.Generator) -> str:
-    """Another number as long; in place of a year one that people write of, too."""
+    """Another number as long, half of them in one digit; for a year one that people write of, too."""
     if len(number) != 4 or number[0] == "0":
-        return "".join(str(rng.integers(10)) for _ in number)
+        digits = [str(rng.integers(10)) for _ in number]
+        if rng.random() < _ONE_DIGIT:
+            place = int(rng.integers(len(number)))
+            digits = [*number[:place], digits[place], *number[place + 1 :]]
+        return "".join(digits)
     away = int(rng.integers(1, _YEARS_AWAY + 1)) * (1 if rng.random() < _LATER else -1)
     return str(int(number) + away)
 

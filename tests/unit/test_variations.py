@@ -21,6 +21,7 @@ from corsa.variations import (
     positive,
     subjects_by_kind,
     topic_of,
+    with_other_numbers,
 )
 
 GARO = Edit("Garo Bells was employed in", "Oslo", subject="Garo Bells")
@@ -260,7 +261,21 @@ def test_shares_of_what_positives_are():
     ],
 )
 def test_near_misses(subject, other, wanted):
-    assert near_misses(subject, other, Draws(place=7)) == wanted
+    assert near_misses(subject, other, Draws(0.9, 0.9, place=7)) == wanted
+
+
+def test_other_numbers_differ_in_one_digit_as_often_as_in_any():
+    """The A320 is nearer to the A340 than the A517 is, and is what people ask about."""
+    made = [with_other_numbers("Airbus A340", rng(i))[-3:] for i in range(400)]
+    differ = [sum(a != b for a, b in zip(number, "340", strict=True)) for number in made]
+    # Half of them nine in ten times, and a few of the others.
+    assert 0.4 < differ.count(1) / len(made) < 0.6
+    assert differ.count(3) > 0.25 * len(made)
+    assert {number for number, by in zip(made, differ, strict=True) if by == 1} > {
+        "320",
+        "350",
+        "380",
+    }
 
 
 def test_in_place_of_a_year_stands_one_that_people_write_of():
