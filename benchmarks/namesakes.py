@@ -1,11 +1,15 @@
 """How far the gates of edited subjects open at other names of the same words, and at their own.
 
     python benchmarks/namesakes.py counterfact.json
+    python benchmarks/namesakes.py counterfact.json --half second --facts facts.jsonl
+    corsa update facts.jsonl --store names --set drift=false
 
 For 40 development subjects of several words, `namesakes.jsonl` has three real names each, written by
 hand, that share a word or a kind with the subject. Each stands in the edit's own prompt. No value is
 found: what a gate lets through, times what it is multiplied with, is the part of any value that would be
-added there; 1 is wanted at the subject in wordings that were not solved for, 0 at another's name.
+added there; 1 is wanted at the subject in wordings that were not solved for, 0 at another's name. With
+`--facts` nothing is measured: the edits are written with the other names as `locality`, for a round to
+say what is replied there.
 """
 
 import json
@@ -19,6 +23,8 @@ from corsa import beginning, solving
 from corsa.bench.datasets import load
 from corsa.company import Company
 from corsa.config import make_config
+from corsa.edits import Edit
+from corsa.errors import CorsaError
 from corsa.models import load_model
 from corsa.progress import Silent
 from corsa.step import Example
@@ -33,19 +39,30 @@ SHOWS, HOLDS = 0.1, 0.8
 @click.argument("data", type=click.Path(exists=True, path_type=Path))
 @click.option("--model", default="smollm2")
 @click.option("--half", type=click.Choice(["first", "second", "both"]), default="both")
+@click.option("--facts", type=click.Path(path_type=Path), help="a file that gets the edits instead")
 @click.option("--keys", default=beginning._KEYS, help="wordings by which a subject is known")
-def main(data: Path, model: str, half: str, keys: int) -> None:
+def main(data: Path, model: str, half: str, facts: Path | None, keys: int) -> None:
     """Measure both."""
     names = [json.loads(line) for line in NAMES.read_text("utf-8").splitlines()]
     middle = len(names) // 2
     names = {"first": names[:middle], "second": names[middle:], "both": names}[half]
+    of_subject: dict[str | None, Edit] = {}
+    try:
+        read = load("counterfact", data, 0, 500).edits
+    except CorsaError as error:
+        raise click.ClickException(str(error)) from error
+    for edit in read:
+        of_subject.setdefault(edit.subject, edit)
+    if missing := [row["subject"] for row in names if row["subject"] not in of_subject]:
+        raise click.ClickException(f"no edit of the first 500 in {data} is about {missing[0]}")
+    edits = [of_subject[row["subject"]] for row in names]
+    if facts is not None:
+        rows = (_fact(edit, row["others"]) for edit, row in zip(edits, names, strict=True))
+        facts.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+        return
     config = make_config({})
     base = load_model(model, config)
     adapter = base.new_adapter("measured", config)
-    of_subject: dict[Any, Any] = {}
-    for edit in load("counterfact", data, 0, 500).edits:
-        of_subject.setdefault(edit.subject, edit)
-    edits = [of_subject[row["subject"]] for row in names]
     company = Company(base, edits, [], edits, config, Silent())
     company.ask()
     own = [
@@ -116,6 +133,19 @@ def main(data: Path, model: str, half: str, keys: int) -> None:
         for name, value in zip(row["others"], part.tolist(), strict=False):
             if value > SHOWS:
                 click.echo(f"  {row['subject']} at {name}: {value:.2f}")
+
+
+def _fact(edit: Edit, others: list[str]) -> dict[str, Any]:
+    about = [edit.prompt.replace(edit.subject or "", name) for name in others]
+    return {
+        "id": edit.id,
+        "prompt": edit.prompt,
+        "target_new": edit.target_new,
+        "target_old": edit.target_old,
+        "subject": edit.subject,
+        "paraphrases": list(edit.paraphrases),
+        "locality": [{"prompt": prompt} for prompt in about],
+    }
 
 
 if __name__ == "__main__":

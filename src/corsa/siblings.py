@@ -35,29 +35,26 @@ def siblings(base: BaseModel, words: Collection[str], count: int) -> dict[str, l
     weight = base.hf.get_input_embeddings().weight
     vocabulary: Mapping[str, int] = base.tokenizer.get_vocab()
     found: dict[str, list[str]] = {}
-    for mark in _MARKS:
-        asked = [
-            word for word in dict.fromkeys(words) if _counts(word) and mark + word in vocabulary
-        ]
-        if not asked or not weight.is_floating_point():
-            continue
-        known = sorted(
-            (token.removeprefix(mark), number)
-            for token, number in vocabulary.items()
+    for mark in _MARKS if weight.is_floating_point() else ():
+        # A tokenizer may have more tokens than the model has rows.
+        known = {
+            token.removeprefix(mark): number
+            for token, number in sorted(vocabulary.items())
             if token.startswith(mark) and _counts(token.removeprefix(mark)) and number < len(weight)
-        )
-        names, rows = zip(*known, strict=True)
-        every = torch.tensor(rows, device=weight.device)
-        mean = torch.stack([weight[part].float().sum(0) for part in torch.split(every, _ROWS)]).sum(
-            0
-        )
-        mean = mean / len(every)
+        }
+        asked = [word for word in dict.fromkeys(words) if word in known]
+        if not asked:
+            continue
+        names = list(known)
+        every = torch.tensor(list(known.values()), device=weight.device)
+        parts = torch.split(every, _ROWS)
+        mean = torch.stack([weight[part].float().sum(0) for part in parts]).sum(0) / len(every)
 
         def directions(numbers: torch.Tensor, mean: torch.Tensor = mean) -> torch.Tensor:
             return torch.nn.functional.normalize(weight[numbers].float() - mean, dim=1)
 
-        own = directions(torch.tensor([vocabulary[mark + word] for word in asked]).to(every))
-        alike = torch.cat([directions(part) @ own.T for part in torch.split(every, _ROWS)])
+        own = directions(torch.tensor([known[word] for word in asked]).to(every))
+        alike = torch.cat([directions(part) @ own.T for part in parts])
         for word, likeness in zip(asked, alike.T, strict=True):
             nearest = (names[i] for i in likeness.argsort(descending=True).tolist())
             others = (name for name in nearest if _is_sibling(name, word))

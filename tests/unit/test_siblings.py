@@ -16,6 +16,8 @@ WORDS = {
     "Princes": (1.0, 0.01, 0.0),  # another form of the word, for all that is known
     "princely": (1.0, 0.02, 0.0),
     "II": (0.0, 1.0, 0.0),
+    "campus": (1.0, 0.03, 0.0),  # no name
+    "XV": (1.0, 0.04, 0.0),
     "III": (0.0, 0.9, 0.1),
     "XIV": (0.0, 0.8, 0.3),
     "Second": (0.0, 1.0, 0.02),
@@ -49,7 +51,7 @@ def test_where_there_are_no_words_there_are_no_siblings():
 
 
 def test_a_token_without_an_embedding_is_none():
-    found = siblings(base(rows=6, ĠOxford=100), ["Princeton"], 9)
+    found = siblings(base(rows=6, ĠOxford=100), ["Princeton", "Oxford"], 9)
     assert found == {"Princeton": ["Yale", "Harvard"]}
 
 
