@@ -8,7 +8,8 @@ Commit each file once it is there: the page needs nothing else, so work goes on 
 that were measured otherwise (rounds, edits, records, model) go into a folder of their own: --into NAME.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,6 +179,56 @@ PLANNED = {
 # What others are compared with, where it is there.
 WHOLE = "corsa"
 
+
+class Goal(NamedTuple):
+    """What the default is to reach under every seed: is it reached, given a run's last numbers?"""
+
+    name: str
+    asked: str
+    metric: str
+    reached: Callable[[Mapping[str, float]], bool]
+
+
+GOALS = {
+    "counterfact": (
+        Goal(
+            "newest round right",
+            "at least 99 %",
+            "newest.reliability",
+            lambda f: f["newest.reliability"] >= 0.99,
+        ),
+        Goal(
+            "worst earlier round right",
+            "at least 95 %",
+            "earlier.lowest",
+            lambda f: f["earlier.lowest"] >= 0.95,
+        ),
+        Goal("forgetting F", "at most 3 %", "forgetting", lambda f: f["forgetting"] <= 0.03),
+        Goal("generality", "at least 80 %", "generality", lambda f: f["generality"] >= 0.80),
+        Goal("leak", "at most 5 %", "leak", lambda f: f["leak"] <= 0.05),
+        Goal(
+            "agreement with the base",
+            "no more than 3 points below its floor",
+            "agreement",
+            lambda f: f["agreement"] >= f["locality.agreement_floor"] - 0.03,
+        ),
+        Goal(
+            "WikiText-2 perplexity, edited / base",
+            "at most 103 %",
+            "wikitext_ppl_ratio",
+            lambda f: f["wikitext_ppl_ratio"] <= 1.03,
+        ),
+        Goal(
+            "kept knowledge",
+            "at least 95 %",
+            "kept_knowledge",
+            lambda f: f["kept_knowledge"] >= 0.95,
+        ),
+    )
+}
+# Of all neighbours that the data set has, what kept_floor.py counted: by folder the file, and its goal.
+KEPT = {"counterfact": ("kept_floor.jsonl", 0.95)}
+
 Files = Sequence[Mapping[str, Any]]
 
 
@@ -248,6 +299,7 @@ def section(folder: Path, files: Files, docs: Path) -> Iterator[str]:
         yield "**Not with today's settings**: " + "; ".join(outdated) + "."
     if unlike := [*apart(files)]:
         yield "**Runs of one column that differ in settings**: " + "; ".join(unlike) + "."
+    yield from goals(name, files, folder.parent)
     if notes.exists():
         yield notes.read_text("utf-8").strip()
     for block in blocks:
@@ -275,6 +327,41 @@ def planned(name: str, labels: Sequence[str]) -> Iterator[Block]:
     known = {label for block in PLANNED[name] for label in block.labels}
     if others := [label for label in labels if label not in known]:
         yield Block("others", "Others", ([WHOLE] if WHOLE in labels else []) + others)
+
+
+def goals(name: str, files: Files, results: Path) -> Iterator[str]:
+    """What the default is to reach, and what it does under each seed."""
+    finals = {f["run"]["seed"]: f["run"]["final"] for f in files if f["run"]["method"] == WHOLE}
+    rows = []
+    for goal in GOALS.get(name, ()):
+        found = [final for final in finals.values() if final.get(goal.metric) is not None]
+        values = [f"{final[goal.metric]:.1%}".replace("%", " %") for final in found]
+        if len(values) == len(finals):
+            rows.append([goal.name, goal.asked, *values, times(map(goal.reached, found))])
+    counted, least = KEPT.get(name, ("", 0.0))
+    if counted and (results / counted).exists():
+        lines = map(json.loads, (results / counted).read_text("utf-8").splitlines())
+        by_seed = {line["of"]: line for line in lines}
+        kept = [by_seed.get(f"{WHOLE}-seed{seed}") for seed in finals]
+        if None not in kept:
+            rows.append(
+                [
+                    "… kept of all neighbours that the data set has, not two an edit",
+                    f"at least {least:.0%}".replace("%", " %"),
+                    *(f"{k['edited']} of {k['known']}, in bfloat16 {k['bfloat16']}" for k in kept),
+                    times(k["edited"] / k["known"] >= least for k in kept),
+                ]
+            )
+    if finals and rows:
+        yield f"### What {WHOLE} is to reach"
+        heads = ["", "goal", *(f"seed {seed}" for seed in finals), "reached"]
+        yield markdown_table(heads, rows)
+
+
+def times(reached: Iterable[bool]) -> str:
+    """Under how many seeds, as text."""
+    each = list(reached)
+    return {0: "no", len(each): "yes"}.get(sum(each), f"under {sum(each)} of {len(each)} seeds")
 
 
 def table(block: Block, files: Files, figures: Path) -> Iterator[str]:
